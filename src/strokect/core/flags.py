@@ -27,6 +27,8 @@ CODES: dict[str, str] = {
     "DUPLICATE_IMAGES": "duplicate images were dropped",
     "SLICES_RESAMPLED": "varying slice distance, resampled to a regular one",
     "GANTRY_TILT": "tilted gantry",
+    "CONTENT_TIMES": "times are from Content Time, which may be the time of reconstruction",
+    "SERIES_CHOSEN": "one of several series was read",
     "NON_FINITE": "values that are no number were set to air",
     "BRAIN_MASK": "the brain mask has an unusual volume",
     "NO_REFERENCE": "little unaffected tissue: relative values are uncertain",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from strokect.core.errors import GeometryError, TimingError
 from strokect.core.quantities import Quantity
 
-FloatArray = npt.NDArray[np.floating]
+FloatArray = npt.NDArray[Any]  # of floats; numpy cannot yet say "any width" and stay readable
 BoolArray = npt.NDArray[np.bool_]
 Level = Literal["info", "warning", "critical"]
 

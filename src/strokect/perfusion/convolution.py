@@ -20,7 +20,6 @@ from scipy import special
 from strokect.core.errors import SettingsError
 from strokect.core.types import FloatArray
 
-Float64 = npt.NDArray[np.float64]
 ResidueShape = Literal["box", "exponential", "linear", "gamma"]
 RESIDUE_SHAPES: tuple[str, ...] = get_args(ResidueShape)
 
@@ -60,7 +59,7 @@ class BloodConstants:
 BLOOD = BloodConstants()
 
 
-def residue(shape: ResidueShape, time_s: npt.ArrayLike, mtt_s: float) -> Float64:
+def residue(shape: ResidueShape, time_s: npt.ArrayLike, mtt_s: float) -> FloatArray:
     """Residue function R(t) with R(0) = 1 and area ``mtt_s``; 0 before t = 0.
 
     time_s : any shape, s. Raises SettingsError for an unknown shape.
@@ -88,7 +87,7 @@ class ResponseTable:
     """
 
     values: FloatArray
-    mtt_s: Float64
+    mtt_s: FloatArray
     start_s: float
     step_s: float
 

@@ -1,0 +1,76 @@
+"""Every named choice, as "module:attribute" strings. Importing this imports none of them.
+
+Names exist only at the edge: ``load`` turns one into its object; inside, objects are passed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from strokect.core.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One choice. target : "module:attribute" below ``strokect``."""
+
+    target: str
+    summary: str
+    source: str = ""
+
+
+ESTIMATORS = {
+    "ssvd": Entry(
+        "perfusion.deconvolution:ssvd", "truncated SVD, delay-sensitive", "Ostergaard 1996"
+    ),
+    "bsvd": Entry(
+        "perfusion.deconvolution:bsvd", "block-circulant SVD, delay-insensitive", "Wu 2003"
+    ),
+    "osvd": Entry(
+        "perfusion.deconvolution:osvd",
+        "block-circulant SVD, oscillation index per voxel",
+        "Wu 2003",
+    ),
+}
+DENOISERS = {
+    "none": Entry("perfusion.denoise:none", "the data as they are"),
+    "gaussian": Entry("perfusion.denoise:gaussian", "in-plane Gaussian within the brain"),
+    "bilateral": Entry(
+        "perfusion.denoise:bilateral", "in-plane bilateral filter per frame", "Tomasi 1998"
+    ),
+}
+RULES = {
+    "rapid": Entry(
+        "perfusion.tissue:RAPID", "Tmax > 6 s; core rCBF < 0.30", "Straka 2010, Albers 2018"
+    ),
+    "mistar": Entry("perfusion.tissue:MISTAR", "delay > 3 s; core rCBF < 0.30", "Lin 2016"),
+    "wintermark": Entry(
+        "perfusion.tissue:WINTERMARK", "rMTT > 1.45; core CBV < 2 ml/100g", "Wintermark 2006"
+    ),
+}
+LAYOUTS = {
+    "own": Entry("io.layouts:OwnLayout", "BIDS-like, names as in ISLES'24"),
+}
+TABLES: dict[str, dict[str, Entry]] = {
+    "estimators": ESTIMATORS,
+    "denoisers": DENOISERS,
+    "rules": RULES,
+    "layouts": LAYOUTS,
+}
+
+
+def load(table: str, name: str) -> Any:
+    """The object behind a name. Raises SettingsError that names the nearest right one."""
+    entries = TABLES[table]
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise SettingsError(
+            f"no {table.removesuffix('s')} is called {name!r}",
+            fix=f"{hint}Choose from {', '.join(entries)}",
+        )
+    module, attribute = entries[name].target.split(":")
+    return getattr(import_module(f"strokect.{module}"), attribute)

@@ -1,0 +1,221 @@
+"""The command line. Exit codes: 0 done, 1 failure, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strokect import RESEARCH_USE_ONLY, __version__
+
+if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
+    from collections.abc import Callable, Iterator
+
+    from strokect.core.types import CTSeries
+    from strokect.pipeline import Given
+
+app = typer.Typer(
+    name="strokect",
+    help=f"CT analysis for acute ischaemic stroke. {RESEARCH_USE_ONLY}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"strokect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def perfusion(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="4D NIfTI file, DICOM folder, or patient folder."),
+    ],
+    out: OutFolder,
+    estimator: Annotated[str | None, typer.Option(help="See `strokect list estimators`.")] = None,
+    denoise: Annotated[str | None, typer.Option(help="See `strokect list denoisers`.")] = None,
+    rule: Annotated[str | None, typer.Option(help="See `strokect list rules`.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="JSON file of settings.")] = None,
+    aif_mask: Annotated[Path | None, typer.Option(help="NIfTI mask of an artery.")] = None,
+    aif_voxel: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y,Z", help="Artery voxel from 0; repeatable.")
+    ] = None,
+    vof_mask: Annotated[Path | None, typer.Option(help="NIfTI mask of a vein.")] = None,
+    brain_mask: Annotated[Path | None, typer.Option(help="NIfTI mask of the brain.")] = None,
+    interval: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds between frames.")
+    ] = None,
+    times: Annotated[
+        Path | None, typer.Option(metavar="F", help="File of acquisition times, s.")
+    ] = None,
+    no_motion: Annotated[bool, typer.Option("--no-motion", help="No motion correction.")] = False,
+    dicom_out: Annotated[
+        bool, typer.Option("--dicom-out", help="Also write DICOM SEG and parametric maps.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """CT perfusion scan to maps, core, penumbra and a report."""
+    from strokect.io.outputs import check_output_folder, result_folder, to_json
+    from strokect.pipeline import Stages, analyse, finish, read_scan, write_result
+    from strokect.report.html import write_report
+    from strokect.settings import load_settings
+
+    if interval is not None and times is not None:
+        raise typer.BadParameter("give --interval or --times, not both")
+    chosen = load_settings(
+        settings, estimator=estimator, denoise=denoise, rule=rule,
+        motion_correction=False if no_motion else None,
+    )  # fmt: skip
+    check_output_folder(out, overwrite)
+    if dicom_out:
+        from strokect.io.dicom_write import check_available
+
+        check_available()
+    with _progress() as listener:
+        stages = Stages(listener)
+        with stages("reading") as progress:
+            series = read_scan(source, interval, times, progress)
+            given = _given(series, aif_mask, aif_voxel, vof_mask, brain_mask)
+        result = analyse(series, chosen, given, stages)
+        del series
+        with result_folder(out, overwrite) as folder:
+            with stages("writing") as progress:
+                write_result(result, folder, progress)
+                if dicom_out:
+                    from strokect.io.dicom_write import write_result_dicom
+
+                    from_dicom = (
+                        source if source.is_dir() and not any(source.rglob("*.nii*")) else None
+                    )
+                    write_result_dicom(result, from_dicom, folder / "dicom")
+            with stages("report"):
+                write_report(result, folder / "report.html")
+            summary = finish(result, stages, folder)
+    typer.echo(to_json(summary) if as_json else _in_words(summary, out))
+
+
+@app.command(name="list")
+def list_(
+    table: Annotated[str, typer.Argument(help="estimators, denoisers, rules, layouts, ...")],
+    as_json: Json = False,
+) -> None:
+    """What can be chosen."""
+    from strokect.catalog import TABLES
+    from strokect.core.errors import SettingsError
+
+    if table not in TABLES:
+        raise SettingsError(
+            f"nothing to list under {table!r}", fix=f"Choose from {', '.join(TABLES)}"
+        )
+    entries = TABLES[table]
+    if as_json:
+        rows = [{"name": k, "summary": e.summary, "source": e.source} for k, e in entries.items()]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max(map(len, entries))
+    for name, entry in entries.items():
+        source = f" ({entry.source})" if entry.source else ""
+        typer.echo(f"{name:<{width}}  {entry.summary}{source}")
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line on standard error."""
+    from strokect.core.errors import StrokeCTError
+
+    try:
+        app(standalone_mode=True)
+    except StrokeCTError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half-written. Run the same command again", 130)
+    except MemoryError:
+        _fail("out of memory. Close other programs or use a smaller scan", 1)
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or ''}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"strokect: {message}", err=True)
+    raise SystemExit(code)
+
+
+def _given(
+    series: CTSeries,
+    aif: Path | None,
+    voxels: list[str] | None,
+    vof: Path | None,
+    brain: Path | None,
+) -> Given:
+    from strokect.core.errors import SettingsError
+    from strokect.io.nifti import read_mask
+    from strokect.pipeline import Given
+
+    index = []
+    for text in voxels or []:
+        try:
+            x, y, z = (int(n) for n in text.split(","))
+        except ValueError as error:
+            raise SettingsError(f"{text!r} is no voxel", "--aif-voxel", "Give x,y,z") from error
+        index.append((z, y, x))
+    if aif is not None and index:
+        raise typer.BadParameter("give --aif-mask or --aif-voxel, not both")
+    aif_m, vof_m, brain_m = (
+        None if path is None else read_mask(path, series.grid) for path in (aif, vof, brain)
+    )
+    return Given(aif_m, vof_m, brain_m, tuple(index))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress per stage on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def listen(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield listen
+
+
+def _in_words(summary: dict[str, Any], out: Path) -> str:
+    volumes, mismatch = summary["volumes_ml"], summary["mismatch"]
+    ratio = "n/a" if mismatch["ratio"] is None else f"{mismatch['ratio']:.1f}"
+    lines = [
+        f"core {volumes['core']:.1f} ml   hypoperfusion {volumes['hypoperfusion']:.1f} ml   "
+        f"penumbra {volumes['penumbra']:.1f} ml   mismatch ratio {ratio}   side {summary['side']}",
+        *(f"{q['level']}: {q['message']} [{q['code']}]" for q in summary["quality"]),
+        f"report: {out / 'report.html'}",
+        RESEARCH_USE_ONLY,
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""Writing results so that nothing half-made ever stands under a final name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strokect.core.errors import OutputError, OutputExistsError
+from strokect.core.result import Curves, InputCurve
+
+#: A folder with this file in it is a finished result.
+DONE_FILE = "summary.json"
+SCHEMA = "strokect.summary/1"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` with the same ending; renamed when the block succeeds.
+
+    Raises OutputError where it cannot be written.
+    """
+    with _writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        endings = "".join(path.suffixes[-2:])
+        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=endings, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def check_output_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that holds something that must not be lost.
+
+    A finished result is replaced only with ``overwrite``; a folder with other things in it never.
+    Raises OutputExistsError; OutputError where the place cannot be written to.
+    """
+    if folder.exists():
+        if not folder.is_dir():
+            raise OutputExistsError("a file stands where the output folder should be", folder)
+        if (folder / DONE_FILE).exists():
+            if not overwrite:
+                raise OutputExistsError(
+                    "a finished result is there already",
+                    folder,
+                    "Choose another folder or add --overwrite",
+                )
+        elif any(folder.iterdir()):
+            raise OutputExistsError(
+                "the folder is not empty and holds no strokect result", folder, "Choose a new one"
+            )
+    with _writing_to(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+
+
+@contextmanager
+def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, renamed to it when the block succeeds.
+
+    On any error or interrupt the temporary folder is removed and an older result stays as it was.
+    """
+    check_output_folder(folder, overwrite)
+    folder = folder.absolute()
+    with _writing_to(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if folder.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+                folder.replace(old)
+                temporary.replace(folder)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; numpy scalars and arrays become numbers and lists."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(to_json(content) + "\n", encoding="utf-8")
+
+
+def to_json(content: Any) -> str:
+    """JSON text of ``content``; a number that is not finite becomes null."""
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False)
+
+
+def write_curves(path: Path, curves: Curves) -> None:
+    """Write the curves as CSV: time_s, aif_hu, aif_raw_hu, vof_hu, tissue_hu, aif_candidate_*."""
+    columns: dict[str, Any] = {"time_s": curves.time_s, "aif_hu": curves.aif.curve_hu}
+    columns["aif_raw_hu"] = curves.aif.raw_hu
+    if curves.vof is not None:
+        columns["vof_hu"] = curves.vof.curve_hu
+    columns["tissue_hu"] = curves.tissue_hu
+    for n, candidate in enumerate(curves.aif_candidates, 1):
+        columns[f"aif_candidate_{n}_hu"] = candidate.raw_hu
+    table = np.column_stack([np.asarray(c, float) for c in columns.values()])
+    with atomic_file(path) as temporary:
+        np.savetxt(
+            temporary, table, fmt="%.4f", delimiter=",", header=",".join(columns), comments=""
+        )
+
+
+def describe_input(curve: InputCurve, time_s: np.ndarray, arrival_s: float) -> dict[str, Any]:
+    """What summary.json says of an input function."""
+    return {
+        "position_mm": [round(x, 2) for x in curve.position_mm],
+        "n_voxels": len(curve.voxels),
+        "peak_hu": round(float(curve.curve_hu.max()), 2),
+        "peak_s": round(float(time_s[int(np.argmax(curve.curve_hu))]), 2),
+        "arrival_s": round(arrival_s, 2),
+        "scale": round(curve.scale, 4),
+        "confidence": round(curve.confidence, 3),
+        "source": curve.source,
+    }
+
+
+@contextmanager
+def _writing_to(path: Path) -> Iterator[None]:
+    """Turn an OSError of the file system into an OutputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError("the disk is full", path, "Free some space and run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise OutputError(
+                f"cannot write the output ({error.strerror})", path, "Choose another folder"
+            ) from error
+        raise OutputError(f"cannot write the output ({error})", path) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,456 @@
+"""The report: one HTML file that holds everything, to be read in a minute.
+
+``write_report`` prepares numbers (texts, "n/a" where one is missing) and pictures; the templates
+beside this file lay them out. Nothing that could name a patient is printed: no input path, no
+file name; the summary itself carries no patient data.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import strokect
+from strokect.core.errors import OutputError
+from strokect.core.quantities import QUANTITIES
+from strokect.core.result import InputCurve, PerfusionResult
+from strokect.core.types import BoolArray
+from strokect.report import figures
+from strokect.report.figures import View
+
+MISSING = "n/a"
+#: Maps in the order of the page, each pair side by side.
+MAP_ORDER = ("cbf", "cbv", "mtt", "delay", "ttp", "mip")
+TMAX_OUTLINE_S = 6.0
+_SMALLEST_ISLAND_MM2 = 50.0  # outlined; smaller ones are specks of noise
+
+_ABSOLUTE_PATH = re.compile(r"(?<!\w)(?:file:|[A-Za-z]:|~)?[/\\]+(?:[^\s/\\:;,]+[/\\])+[^\s/\\:;,'\"]*")
+_FILE_NAME = re.compile(r"[^\s'\"=]+\.(?:nii|gz|dcm|ima|json|npy|npz|tiff?|png|zip)\b", re.I)
+_PRIVATE_KEY = re.compile(
+    r"patient|birth|accession|(^|_)(path|paths|file|files|folder|dir|directory|input|output|"
+    r"source_file|label|date|subject|session|study|series|user|host|hostname)$",
+    re.I,
+)
+
+
+class Picture(NamedTuple):
+    """A mosaic: id, heading, caption, data URI; its colour bar is None for tissue and CT."""
+
+    key: str
+    title: str
+    caption: str
+    alt: str
+    uri: str
+    bar: dict[str, Any] | None
+
+
+def write_report(result: PerfusionResult, path: Path) -> None:
+    """Write the report of ``result`` to ``path``, whole or not at all.
+
+    The same result gives the same bytes. Raises OutputError where the file cannot be written.
+    """
+    page = render(result)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"the report cannot be written ({error.strerror})", path, "Check the folder."
+        ) from error
+
+
+def render(result: PerfusionResult) -> str:
+    """The report as one HTML text."""
+    environment = Environment(
+        loader=PackageLoader("strokect.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clean"] = clean
+    brain = result.masks.get("brain")
+    view = figures.view_of(result.grid, None if brain is None else brain.data)
+    context = _numbers(result) | _pictures(result, view) | _curves(result, view)
+    return environment.get_template("report.html").render(
+        context,
+        version=strokect.__version__,
+        research_use_only=strokect.RESEARCH_USE_ONLY,
+        core_rgb="rgb{}".format(figures.CORE_RGB),
+        penumbra_rgb="rgb{}".format(figures.PENUMBRA_RGB),
+    )
+
+
+# Numbers and texts
+
+
+def number(value: Any, digits: int = 1) -> str:
+    """A number for people; "n/a" for anything that is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        return MISSING
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else MISSING
+
+
+def text(value: Any) -> str:
+    """Any value of the summary for people, without paths and file names."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(text(v) for v in value) or "none"
+    return clean(str(value))
+
+
+def clean(words: str) -> str:
+    """Text with paths and file names taken out, as either may name a patient."""
+    return _FILE_NAME.sub("[file]", _ABSOLUTE_PATH.sub("[path]", words))
+
+
+def rows(table: Any, skip: Iterable[str] = (), prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted name, text), without keys that may name a patient."""
+    found: list[tuple[str, str]] = []
+    for key, value in _mapping(table).items():
+        name = str(key)
+        if name in skip or _PRIVATE_KEY.search(name) or clean(name) != name:
+            continue
+        if isinstance(value, Mapping):
+            found += rows(value, skip, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, text(value)))
+    return found
+
+
+def position(position_mm: Iterable[float]) -> str:
+    """A RAS position with the patient's directions, e.g. "L 38, A 12, S 24 mm"."""
+    parts = []
+    for value, (plus, minus) in zip(position_mm, ("RL", "AP", "SI"), strict=True):
+        if not math.isfinite(value):
+            return MISSING
+        parts.append(f"{plus if value >= 0 else minus} {abs(value):.0f}")
+    return ", ".join(parts) + " mm"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _numbers(result: PerfusionResult) -> dict[str, Any]:
+    """Headline numbers, criteria, findings and the record of the analysis."""
+    summary = _mapping(result.summary)
+    volumes, mismatch = _mapping(summary.get("volumes_ml")), _mapping(summary.get("mismatch"))
+    method = _mapping(summary.get("method"))
+    rule = method.get("rule")
+    ratio = number(mismatch.get("ratio"), 2)
+    core = volumes.get("core")
+    headline = [
+        ("core", "Core", number(core), "ml", "infarct core"),
+        (
+            "hypoperfusion",
+            "Hypoperfusion",
+            number(volumes.get("hypoperfusion")),
+            "ml",
+            "Tmax > 6 s" if rule in (None, "rapid") else f"rule {text(rule)}",
+        ),
+        ("penumbra", "Mismatch", number(_penumbra(summary)), "ml", "penumbra"),
+        (
+            "ratio",
+            "Mismatch ratio",
+            ratio,
+            "",
+            "core is 0 ml" if ratio == MISSING and core == 0 else "hypoperfusion / core",
+        ),
+    ]
+    details = [
+        ("HIR", number(summary.get("hir"), 2), "", "Tmax > 10 s / Tmax > 6 s"),
+        ("CBV index", number(summary.get("cbv_index"), 2), "", "in Tmax > 6 s / unaffected"),
+        ("Side", text(summary.get("side")), "", ""),
+        *(
+            (f"Tmax > {s} s", number(volumes.get(f"tmax_gt_{s}")), "ml", "")
+            for s in ("4", "8", "10")
+        ),
+    ]
+    provenance = _mapping(summary.get("provenance"))
+    return {
+        "headline": headline,
+        "details": details,
+        "bar": _volume_bar(core, _penumbra(summary)),
+        "sentence": _sentence(summary),
+        "criteria": _criteria(summary),
+        "findings": _findings(result),
+        "rule": text(rule),
+        "method": _method(method),
+        "thresholds": rows(method.get("thresholds")),
+        "settings": rows(summary.get("settings")),
+        "timing": [
+            (name.replace("_", " "), number(value, 2))
+            for name, value in _mapping(summary.get("timing_s")).items()
+        ],
+        "peak_memory": number(summary.get("peak_memory_mb"), 0),
+        "provenance": rows(provenance, skip=("input_sha256",)),
+        "hashes": _hashes(provenance.get("input_sha256")),
+        "schema": text(summary.get("schema")),
+    }
+
+
+def _penumbra(summary: Mapping[str, Any]) -> Any:
+    """Mismatch volume, or the penumbra's where the summary lacks it."""
+    value = _mapping(summary.get("mismatch")).get("volume_ml")
+    return _mapping(summary.get("volumes_ml")).get("penumbra") if value is None else value
+
+
+def _volume_bar(core: Any, penumbra: Any) -> tuple[float, float] | None:
+    """Percent of core and penumbra in their sum."""
+    if MISSING in (number(core), number(penumbra)) or core + penumbra <= 0:
+        return None
+    share = round(100 * core / (core + penumbra), 2)
+    return share, round(100 - share, 2)
+
+
+def _sentence(summary: Mapping[str, Any]) -> str:
+    """One plain sentence with the finding; empty where numbers are missing."""
+    volumes = _mapping(summary.get("volumes_ml"))
+    core, deficit, side = volumes.get("core"), volumes.get("hypoperfusion"), summary.get("side")
+    if MISSING in (number(core), number(deficit)):
+        return ""
+    if deficit == 0:
+        return "No hypoperfused tissue found."
+    where = {"left": "left", "right": "right", "bilateral": "bilateral"}.get(str(side), "")
+    start = f"{where} hypoperfusion".strip().capitalize()
+    ratio = number(_mapping(summary.get("mismatch")).get("ratio"), 2)
+    words = f"{start} of {number(deficit)} ml with a core of {number(core)} ml"
+    words += f"; mismatch {number(_penumbra(summary))} ml"
+    return words + ("." if ratio == MISSING else f", ratio {ratio}.")
+
+
+def _criteria(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    table = summary.get("criteria")
+    styles = {"met": "met", "not met": "not-met"}
+    return [
+        {
+            "name": text(row.get("name")),
+            "status": text(row.get("status")),
+            "style": styles.get(str(row.get("status")), "open"),
+            "detail": text(row.get("detail")),
+        }
+        for row in (table if isinstance(table, list | tuple) else ())
+        if isinstance(row, Mapping)
+    ]
+
+
+def _findings(result: PerfusionResult) -> dict[str, list[dict[str, str]]]:
+    """Quality findings by level; an unknown level counts as a warning."""
+    listed = _mapping(result.summary).get("quality")
+    if not isinstance(listed, list | tuple):
+        listed = [vars(f) for f in result.flags]
+    found: dict[str, list[dict[str, str]]] = {"critical": [], "warning": [], "info": []}
+    for row in listed:
+        level = row.get("level") if row.get("level") in found else "warning"
+        found[level].append({"code": text(row.get("code")), "message": text(row.get("message"))})
+    return found
+
+
+def _method(method: Mapping[str, Any]) -> list[tuple[str, str]]:
+    known = {
+        "estimator": "Estimator",
+        "denoise": "Denoiser",
+        "rule": "Tissue rule",
+        "rule_source": "Source of the rule",
+        "motion_correction": "Motion correction",
+        "interval_s": "Interval",
+        "frames": "Frames",
+    }
+    table = [(label, text(method.get(key))) for key, label in known.items()]
+    table = [
+        (label, {"yes": "on", "no": "off"}.get(value, value))
+        if label == "Motion correction"
+        else (label, value + " s" if label == "Interval" and value != MISSING else value)
+        for label, value in table
+    ]
+    others = rows(method, skip=(*known, "aif", "vof", "thresholds"))
+    return table + [(name.replace("_", " "), value) for name, value in others]
+
+
+def _hashes(found: Any) -> list[str]:
+    """Hashes alone: the names of the files they belong to are left out."""
+    values = found.values() if isinstance(found, Mapping) else found
+    if isinstance(values, str) or values is None:
+        values = [values]
+    return [text(v) for v in values]
+
+
+# Pictures
+
+
+def _pictures(result: PerfusionResult, view: View) -> dict[str, Any]:
+    """Mosaics, the geometry of their tiles, and where the viewer starts."""
+    brain = result.masks.get("brain")
+    shown = None if brain is None else view.tiles(brain.data)
+    empty = np.zeros((len(view.slices), *view.tile), bool)
+
+    def mask(name: str) -> BoolArray:
+        return view.tiles(result.masks[name].data) if name in result.masks else empty
+
+    ct = view.smooth_tiles(result.mean_ct.data)
+    core, penumbra = mask("core"), mask("penumbra") & ~mask("core")
+    grey = figures.colour_palette("gray")
+    tissue = figures.tissue_levels(ct, core, penumbra)
+    mosaics = {
+        "ct": _picture("ct", view, figures.levels(ct, figures.CT_WINDOW_HU), grey),
+        "tissue": _picture("tissue", view, tissue, figures.tissue_palette()),
+    }
+    for key in ("tmax", *MAP_ORDER):
+        if key in result.maps:
+            quantity = QUANTITIES[key]
+            data = result.maps[key].data
+            tiles = view.smooth_tiles(data) if key == "mip" else view.tiles(data)
+            index = figures.levels(tiles, quantity.display_range, None if key == "mip" else shown)
+            mosaics[key] = _picture(key, view, index, figures.colour_palette(quantity.colour_map))
+
+    outlines: list[str] = []
+    if "tmax" in result.maps:
+        late = np.nan_to_num(view.tiles(result.maps["tmax"].data)) > TMAX_OUTLINE_S
+        late = late if shown is None else late & shown
+        dz, dy, dx = (result.grid.spacing_mm[a] for a in view.axes)
+        step = np.diff(view.rows).mean() if len(view.rows) > 1 else 1.0
+        smallest = round(_SMALLEST_ISLAND_MM2 / (dy * step) ** 2)
+        outlines = [figures.outline(m) for m in figures.without_specks(late, smallest)]
+    affected = (core | penumbra).sum(axis=(1, 2))
+    return {
+        "view": view,
+        "mosaics": mosaics,
+        "map_order": [k for k in MAP_ORDER if k in mosaics],
+        "outlines": outlines,
+        "corners": [view.corner(n) for n in range(len(view.slices))],
+        "slice_numbers": [int(s) + 1 for s in view.slices],
+        "start": int(affected.argmax()) if affected.any() else len(view.slices) // 2,
+        "every": _slices_note(view),
+    }
+
+
+def _slices_note(view: View) -> str:
+    shown = len(view.slices)
+    if shown == view.total:
+        return f"All {view.total} slices"
+    return f"{shown} of {view.total} slices, evenly spaced (volumes use all slices)"
+
+
+def _picture(key: str, view: View, index: figures.Bytes, palette: figures.Bytes) -> Picture:
+    uri = figures.png_uri(figures.mosaic(index, view), palette)
+    sides = "axial slices from below to above, patient's left on the right of each slice"
+    if key in ("ct", "tissue"):
+        title = {"ct": "Mean CT", "tissue": "Core and penumbra"}[key]
+        caption = "Temporal mean, window 0 to 80 HU"
+        return Picture(key, title, caption, f"{title}: {sides}", uri, None)
+    quantity = QUANTITIES[key]
+    bar = {
+        "gradient": figures.gradient(palette),
+        "ticks": figures.bar_ticks(quantity),
+        "unit": quantity.unit,
+    }
+    alt = f"{quantity.long_name} map: {sides}"
+    return Picture(key, quantity.label, quantity.long_name, alt, uri, bar)
+
+
+# Curves and motion
+
+
+def _curves(result: PerfusionResult, view: View) -> dict[str, Any]:
+    """Panels of the input functions and of the motion, and where the inputs lie."""
+    curves = result.curves
+    aif, vof = curves.aif, curves.vof
+    lines: list[figures.Curve] = [
+        (c.curve_hu, "candidate", "" if n else "AIF candidates")
+        for n, c in enumerate(curves.aif_candidates)
+    ]
+    if vof is not None:
+        lines.append((vof.curve_hu, "vof", "VOF"))
+    if np.shape(aif.raw_hu) and not np.allclose(aif.raw_hu, aif.curve_hu, equal_nan=True):
+        lines.append((aif.raw_hu, "aif raw", "AIF measured"))
+        lines.append((aif.curve_hu, "aif", "AIF used (scaled)"))
+    else:
+        lines.append((aif.curve_hu, "aif", "AIF used"))
+    tissue: list[figures.Curve] = [(curves.tissue_hu, "tissue", "Brain tissue, mean")]
+    return {
+        "input_panels": [
+            figures.panel("Input functions", "HU", curves.time_s, lines),
+            figures.panel("Brain tissue", "HU", curves.time_s, tissue),
+        ],
+        "inputs": [
+            _input("Arterial input (AIF)", "aif", aif, result, view),
+            None if vof is None else _input("Venous output (VOF)", "vof", vof, result, view),
+        ],
+        "candidates": len(curves.aif_candidates),
+        "motion": _motion(result),
+    }
+
+
+def _input(
+    title: str, key: str, curve: InputCurve, result: PerfusionResult, view: View
+) -> dict[str, Any]:
+    """One input function: its numbers, and the slice it lies in with a marker."""
+    entry: dict[str, Any] = {"title": title, "key": key, "thumbnail": None, "slice": MISSING}
+    voxels = np.asarray(curve.voxels, dtype=float).reshape(-1, 3)
+    if len(voxels):
+        at, x, y = view.locate(voxels.mean(axis=0), result.grid.shape)
+        if 0 <= at < view.total:
+            source = result.maps.get("mip", result.mean_ct)
+            window = QUANTITIES["mip"].display_range if "mip" in result.maps else None
+            tile = view.smooth_tiles(source.data, np.array([at]))[0]
+            index = figures.levels(tile, window or figures.CT_WINDOW_HU)
+            entry["thumbnail"] = figures.png_uri(index, figures.colour_palette("gray"))
+            entry |= {"slice": f"{at + 1} of {view.total}", "x": round(x, 1), "y": round(y, 1)}
+    time, used = np.asarray(result.curves.time_s), np.asarray(curve.curve_hu)
+    peak = int(np.nanargmax(used)) if np.isfinite(used).any() else None
+    arrival = _mapping(_mapping(_mapping(result.summary).get("method")).get(key)).get("arrival_s")
+    entry["rows"] = [
+        ("Position", position(curve.position_mm)),
+        ("Slice", f"{entry['slice']}, counted from below"),
+        ("Peak", MISSING if peak is None else f"{number(used[peak], 0)} HU at {time[peak]:.0f} s"),
+        ("Arrival", MISSING if number(arrival) == MISSING else f"{number(arrival)} s"),
+        ("Scale factor", number(curve.scale, 2)),
+        ("Confidence", number(curve.confidence, 2)),
+        ("Source", text(curve.source)),
+        ("Voxels", str(len(voxels))),
+    ]
+    return entry
+
+
+def _motion(result: PerfusionResult) -> dict[str, Any] | None:
+    """Panels of translation, rotation and displacement; None where motion was not estimated."""
+    motion = result.motion
+    if motion is None:
+        return None
+    time = np.asarray(motion.time_s, dtype=float)
+    values = np.asarray(motion.parameters, dtype=float).reshape(len(time), 6)
+    replaced = [int(f) for f in motion.replaced if 0 <= int(f) < len(time)]
+    along, about = ("x, left to right", "y, to the front", "z, upwards"), ("x", "y", "z")
+
+    def axes(first: int, labels: tuple[str, ...]) -> list[figures.Curve]:
+        return [(values[:, first + k], f"axis-{k}", label) for k, label in enumerate(labels)]
+
+    plot: Callable[..., figures.Panel] = figures.panel
+    at = time[replaced]
+    displacement: list[figures.Curve] = [(motion.displacement_mm, "axis-0", "Mean of the brain")]
+    return {
+        "panels": [
+            plot("Translation", "mm", time, axes(0, along), marks_s=at),
+            plot("Rotation", "°", time, axes(3, about), marks_s=at),
+            plot("Displacement", "mm", time, displacement, marks_s=at),
+        ],
+        "largest": number(np.nanmax(motion.displacement_mm)) if len(time) else MISSING,
+        "replaced": [f + 1 for f in replaced],
+        "frames": len(time),
+    }
