@@ -116,6 +116,27 @@ def perfusion(
     typer.echo(to_json(summary) if as_json else _in_words(summary, out))
 
 
+@app.command()
+def phantom(
+    out: OutFolder,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many patients.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 1,
+    size: Annotated[str, typer.Option(help="full (16x256x256x45) or small (8x96x96x24).")] = "full",
+    stroke: Annotated[str, typer.Option(help="mca or none.")] = "mca",
+    noise: Annotated[float, typer.Option(metavar="HU", min=0, help="Noise SD per voxel.")] = 5.0,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Also write DICOM CT images.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Virtual CT perfusion patients with known truth."""
+    from strokect.virtual import VirtualOptions, make_patients
+
+    options = VirtualOptions(n, seed, size, stroke, noise, dicom, overwrite)
+    with _progress() as listener:
+        made = make_patients(out, options, listener)
+    for folder, done in made:
+        typer.echo(f"{folder}" if done else f"{folder} (was there already)")
+
+
 @app.command(name="list")
 def list_(
     table: Annotated[str, typer.Argument(help="estimators, denoisers, rules, layouts, ...")],

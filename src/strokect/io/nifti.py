@@ -26,6 +26,17 @@ AIR_HU = -1000.0
 _TIMES_FIX = "Give --interval SECONDS or --times FILE, or write FrameTimesStart into the sidecar"
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ScanError where it is unreadable."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScanError(f"unreadable JSON ({error})", path) from error
+    if not isinstance(content, dict):
+        raise ScanError("no JSON object", path)
+    return content
+
+
 def is_nifti(path: Path) -> bool:
     """Whether the name says NIfTI."""
     return path.name.endswith((".nii", ".nii.gz"))
@@ -122,15 +133,14 @@ def times_to_sidecar(times_s: FloatArray) -> dict[str, Any]:
 def read_times_file(path: Path) -> FloatArray:
     """Times in s: a sidecar, or text with one number per frame or one row of slices per frame."""
     try:
-        text = path.read_text()
         if path.suffix == ".json":
-            times = _times_from_sidecar(json.loads(text), path)
+            times = _times_from_sidecar(read_json(path))
             if times is None:
                 raise TimingError("no FrameTimesStart or AcquisitionTimes", path, _TIMES_FIX)
             return times
         rows = [
             line.replace(",", " ").replace(";", " ").split()
-            for line in text.splitlines()
+            for line in path.read_text().splitlines()
             if line.strip() and not line.lstrip().startswith("#")
         ]
         if len(rows) == 1:  # all frames on one line
@@ -199,10 +209,7 @@ def _times(
 def _own_times(path: Path, n_frames: int) -> FloatArray:
     sidecar = sidecar_path(path)
     if sidecar.exists():
-        try:
-            times = _times_from_sidecar(json.loads(sidecar.read_text()), sidecar)
-        except (ValueError, OSError) as error:
-            raise TimingError(f"unreadable sidecar ({error})", sidecar, _TIMES_FIX) from error
+        times = _times_from_sidecar(read_json(sidecar))
         if times is not None:
             return times
     header: Any = nib.load(path).header
@@ -217,9 +224,7 @@ def _own_times(path: Path, n_frames: int) -> FloatArray:
     return np.arange(n_frames) * step * scale
 
 
-def _times_from_sidecar(fields: Any, path: Path) -> FloatArray | None:
-    if not isinstance(fields, dict):
-        raise TimingError("the sidecar is no JSON object", path, _TIMES_FIX)
+def _times_from_sidecar(fields: dict[str, Any]) -> FloatArray | None:
     with contextlib.suppress(KeyError):
         return np.array(fields["AcquisitionTimes"], float)
     if "FrameTimesStart" not in fields:

@@ -145,6 +145,7 @@ def _check_aif(aif: FloatArray) -> None:
 
 def _threshold_levels(aif: FloatArray) -> FloatArray:
     """Truncation levels, ascending, one per pair of singular values up to 95 % of the largest."""
+    _check_aif(aif)
     size = np.abs(np.fft.rfft(np.asarray(aif, float), 2 * len(aif)))
     share = np.unique(np.round(size / size.max(), 9))
     return share[(share >= 0.01) & (share <= 0.95)]

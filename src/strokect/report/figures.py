@@ -282,7 +282,7 @@ def panel(
     low, high = float(finite.min()), float(finite.max())
     if high - low < least_span:
         low, high = (high - least_span, high) if -low > high else (low, low + least_span)
-    ticks = round_ticks(low, high, 4)
+    ticks = round_ticks(low, high, 5)
     step = ticks[1] - ticks[0]
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     low, high = low - 0.1 * step * (low < 0), high + 0.15 * step

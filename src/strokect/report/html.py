@@ -156,7 +156,7 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
     ratio = number(mismatch.get("ratio"), 2)
     core = volumes.get("core")
     headline = [
-        ("core", "Core", number(core), "ml", "infarct core"),
+        ("core", "Core", number(core), "ml", f"rule {text(rule)}" if rule else ""),
         (
             "hypoperfusion",
             "Hypoperfusion",
@@ -164,7 +164,7 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
             "ml",
             "Tmax > 6 s" if rule in (None, "rapid") else f"rule {text(rule)}",
         ),
-        ("penumbra", "Mismatch", number(_penumbra(summary)), "ml", "penumbra"),
+        ("penumbra", "Mismatch", number(_penumbra(summary)), "ml", "hypoperfused, not core"),
         (
             "ratio",
             "Mismatch ratio",
@@ -243,7 +243,7 @@ def _criteria(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             "name": text(row.get("name")),
             "status": text(row.get("status")),
             "style": styles.get(str(row.get("status")), "open"),
-            "detail": text(row.get("detail")),
+            "detail": text(row.get("detail")).replace(">=", "≥").replace("<=", "≤"),
         }
         for row in (table if isinstance(table, list | tuple) else ())
         if isinstance(row, Mapping)
@@ -436,7 +436,7 @@ def _motion(result: PerfusionResult) -> dict[str, Any] | None:
     time = np.asarray(motion.time_s, dtype=float)
     values = np.asarray(motion.parameters, dtype=float).reshape(len(time), 6)
     replaced = [int(f) for f in motion.replaced if 0 <= int(f) < len(time)]
-    along, about = ("x, left to right", "y, to the front", "z, upwards"), ("x", "y", "z")
+    along, about = ("x, right", "y, front", "z, up"), ("x", "y", "z")
 
     def axes(first: int, labels: tuple[str, ...]) -> list[figures.Curve]:
         return [(values[:, first + k], f"axis-{k}", label) for k, label in enumerate(labels)]

@@ -1,0 +1,139 @@
+"""Virtual patients to disk: make -> write, one patient at a time, resumable."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from strokect.core.errors import OutputExistsError, SettingsError
+from strokect.io import nifti
+from strokect.io.layouts import OwnLayout
+from strokect.io.outputs import atomic_file, result_folder, write_json
+from strokect.phantom.patient import SMALL, PatientConfig, Stroke, VirtualPatient, make_patient
+
+SIZES = {"full": PatientConfig(), "small": SMALL}
+
+
+@dataclass(frozen=True)
+class VirtualOptions:
+    """What ``strokect phantom`` makes. seed : of the first patient; the next have seed + 1, ..."""
+
+    n: int = 1
+    seed: int = 1
+    size: str = "full"
+    stroke: str = "mca"
+    noise_hu: float = 5.0
+    dicom: bool = False
+    overwrite: bool = False
+
+
+def make_patients(
+    root: Path, options: VirtualOptions, listener: Callable[[str, int, int], None]
+) -> list[tuple[Path, bool]]:
+    """Make patients sub-0001 ... under ``root``. Patients that are there already are kept.
+
+    Returns (scan folder, whether it was made now). Raises SettingsError for an unknown size or
+    stroke, OutputExistsError where a patient of other settings is in the way.
+    """
+    if options.size not in SIZES:
+        raise SettingsError(
+            f"no size is called {options.size!r}", "--size", f"Use {', '.join(SIZES)}"
+        )
+    if options.stroke not in get_args(Stroke):
+        choices = ", ".join(get_args(Stroke))
+        raise SettingsError(f"no stroke is called {options.stroke!r}", "--stroke", f"Use {choices}")
+    made = []
+    for k in range(options.n):
+        config = replace(
+            SIZES[options.size],
+            seed=options.seed + k,
+            stroke=options.stroke,
+            noise_hu=options.noise_hu,
+        )
+        layout = OwnLayout(root, f"{k + 1:04d}")
+        stage = f"patient {layout.label}"
+        done = _is_done(layout, config, options)
+        if not done:
+            patient = make_patient(config, lambda d, t, s=stage: listener(s, d, t + 1))
+            write_patient(patient, layout, options.dicom)
+        listener(stage, 1, 1)
+        made.append((layout.scan_folder, not done))
+    _write_index(root, options.n)
+    return made
+
+
+def write_patient(patient: VirtualPatient, layout: OwnLayout, dicom: bool) -> None:
+    """Write scan, truth and (on request) DICOM of one patient; the scan folder comes last."""
+    for folder in (layout.truth_folder, layout.dicom_folder, layout.scan_folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with result_folder(layout.truth_folder) as folder:
+        for name, image in patient.maps.items():
+            nifti.write_volume(folder / layout.truth_map(name).name, image.data, image.grid, name)
+        for name, mask in patient.masks.items():
+            nifti.write_volume(folder / layout.truth_mask(name).name, mask.data, mask.grid, name)
+        columns = patient.curves
+        with atomic_file(folder / layout.truth_curves.name) as path:
+            np.savetxt(
+                path, np.column_stack(list(columns.values())), fmt="%.4f", delimiter=",",
+                header=",".join(columns), comments="",
+            )  # fmt: skip
+        write_json(folder / f"{layout.stem}_truth.json", patient.info)
+    if dicom:
+        from strokect.io.dicom_write import write_ct_series
+
+        write_ct_series(
+            patient.ctp, layout.dicom_folder, seed=patient.config.seed, series_description="CTP"
+        )
+    with result_folder(layout.scan_folder) as folder:
+        nifti.write_ctp(folder / layout.scan("ctp").name, patient.ctp)
+
+
+def _is_done(layout: OwnLayout, config: PatientConfig, options: VirtualOptions) -> bool:
+    """Whether the very patient that is asked for stands there. The scan is written last."""
+    truth = layout.truth_folder / f"{layout.stem}_truth.json"
+    if options.overwrite or not layout.scan("ctp").exists() or not truth.exists():
+        return False
+    if options.dicom and not layout.dicom_folder.exists():
+        return False
+    if nifti.read_json(truth).get("config") != config.as_json():
+        raise OutputExistsError(
+            "a patient made with other settings is there already",
+            layout.scan_folder,
+            "Choose another folder or add --overwrite",
+        )
+    return True
+
+
+def _write_index(root: Path, n: int) -> None:
+    """The files that a BIDS-like data set has at its top."""
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": "strokect virtual patients",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "raw",
+            "GeneratedBy": [{"Name": "strokect phantom"}],
+            "Description": "Simulated CT perfusion with known truth. No patient data.",
+        },
+    )
+    with (
+        atomic_file(root / "participants.tsv") as path,
+        path.open("w", newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+        rows.writerow(["participant_id", "side", "core_ml", "hypoperfusion_ml"])
+        for k in range(n):
+            layout = OwnLayout(root, f"{k + 1:04d}")
+            info = nifti.read_json(layout.truth_folder / f"{layout.stem}_truth.json")
+            volumes = info.get("volumes_ml", {})
+            rows.writerow(
+                [f"sub-{layout.label}", info.get("side", "n/a"),
+                 *(f"{volumes.get(v, 0.0):.2f}" for v in ("core", "hypoperfusion"))]
+            )  # fmt: skip
