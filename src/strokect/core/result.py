@@ -49,7 +49,8 @@ class Motion:
     """Rigid head motion per frame, relative to the reference frame.
 
     time_s : (T,) frame times, s. parameters : (T, 6), translation x, y, z in mm and rotation about
-    x, y, z in degrees (RAS). displacement_mm : (T,) mean displacement of the brain.
+    x, y, z in degrees (RAS), turning about centre_mm. displacement_mm : (T,) mean displacement of
+    the head.
     replaced : frames beyond repair, interpolated in time.
     """
 
@@ -57,6 +58,7 @@ class Motion:
     parameters: FloatArray
     displacement_mm: FloatArray
     replaced: tuple[int, ...] = ()
+    centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

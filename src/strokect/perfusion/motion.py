@@ -2,8 +2,8 @@
 
 Every frame is aligned to a reference frame by inverse-compositional Gauss-Newton (Baker 2004, Int
 J Comput Vis 56:221) on a coarse grid of points at edges. Attenuation is windowed so that skull
-and scalp drive the fit, and residuals are weighted by Tukey's biweight, so that vessels filling
-with contrast are outliers, not motion. A weak prior keeps thin coverage well-posed.
+and scalp drive the fit, and residuals carry Huber weights, so that vessels filling with contrast
+count little. A weak prior keeps thin coverage well-posed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class MotionOptions:
     """
 
     point_mm: float = 3.0
-    smooth_mm: tuple[float, ...] = (5.0, 2.0)
+    smooth_mm: tuple[float, ...] = (4.0, 1.0)
     window_hu: tuple[float, float] = (-200.0, 250.0)
     prior_mm: float = 5.0
     prior_deg: float = 4.0
-    iterations: int = 12
+    iterations: int = 20
     ignore_mm: float = 0.25
     replace_ratio: float = 2.5
 
@@ -81,7 +81,8 @@ def correct_motion(
     shown = parameters.copy()
     shown[:, 3:] = np.rad2deg(shown[:, 3:])
     frame_times = series.times_s.mean(axis=1)
-    return aligned, Motion(frame_times, shown, shift, tuple(int(b) for b in bad))
+    x, y, z = (float(c) for c in centre)
+    return aligned, Motion(frame_times, shown, shift, tuple(int(b) for b in bad), (x, y, z))
 
 
 def rigid_matrix(parameters: FloatArray, centre_mm: FloatArray) -> FloatArray:
@@ -158,8 +159,10 @@ def _register(
             if not seen.any():
                 break
             scale = max(1.4826 * misfit, 1.0)
-            u = np.where(seen, residual / (4.685 * scale), 2.0)
-            weight = np.where(np.abs(u) < 1, (1 - u**2) ** 2, 0.0) / scale**2
+            # Huber: bounded, never zero. A redescending weight would reject the very skull points
+            # that tell a motion along z apart in thick slices.
+            size = np.maximum(np.abs(residual) / (3.0 * scale), 1.0)
+            weight = np.where(seen, 1.0 / size, 0.0) / scale**2
             weighted = level.jacobian * weight[:, None]
             normal = weighted.T @ level.jacobian + np.diag(spread**-2.0)
             step = np.linalg.solve(normal, weighted.T @ np.where(seen, residual, 0.0))
