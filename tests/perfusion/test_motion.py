@@ -73,11 +73,13 @@ def test_known_jumps_are_undone_in_spite_of_the_bolus():
     aligned, motion = correct_motion(series, MotionOptions())
     still = scan([STILL] * len(JUMPS)).data_hu
     inside = (head() > 0) & (head() < 100)
-    inside[[0, -1]] = False  # slices that moved out of the field cannot be restored
+    # Away from the hard edge of the skull, where interpolation errors hide the rest.
+    inside = ndimage.binary_erosion(inside, np.ones((1, 9, 9)), iterations=1)
+    inside[[0, 1, -2, -1]] = False  # slices that moved out of the field cannot be restored
+    noise = 5.0 * np.sqrt(2) * np.sqrt(2 / np.pi)  # mean |difference| of two still frames
     for t in (5, 6, 11):
-        before = np.abs(series.data_hu[t] - still[t])[inside].mean()
         after = np.abs(aligned[t] - still[t])[inside].mean()
-        assert after < 0.6 * before
+        assert after < 1.5 * noise
         assert pose_error_mm(motion, t, JUMPS[t]) < 0.6
     assert motion.displacement_mm[[0, 1, 2, 8, 9]].max() < 0.2
     assert motion.displacement_mm[5] > 4
