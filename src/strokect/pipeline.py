@@ -209,7 +209,7 @@ def _prepare(data: FloatArray, series: CTSeries, given: Given) -> _Prepared:
     axis = sampling.uniform_axis(series.times_s)
     noise = float(np.median(enhancement.noise_sd(data[:, masks.brain])))
     raw = _uniform_curves(data, masks.inside, series.times_s, axis)
-    last = enhancement.global_arrival(raw, noise)
+    last = enhancement.last_baseline_frame(raw, noise)
     raw = enhancement.subtract_baseline(raw, last)
     return _Prepared(data, masks, axis, raw, np.argwhere(masks.inside), last, noise, series.times_s)
 

@@ -4,7 +4,7 @@ import pytest
 from strokect.core.errors import CurveError
 from strokect.perfusion.curves import (
     arrival_s,
-    global_arrival,
+    last_baseline_frame,
     noise_sd,
     parabolic_peak,
     shape_of,
@@ -30,21 +30,27 @@ def test_last_baseline_frame(arrival):
     rng = np.random.default_rng(1)
     curves = 40 + np.repeat(bolus(arrival)[:, None], 3000, axis=1) * rng.uniform(0, 1, 3000) ** 8
     curves = (curves + rng.normal(0, 5, curves.shape)).astype(np.float32)
-    assert abs(global_arrival(curves, 5.0) - arrival) <= 2
-    assert global_arrival(curves, 5.0) <= arrival + 1
+    assert arrival - 2 <= last_baseline_frame(curves, 5.0) <= arrival
+
+
+def test_baseline_ends_with_the_few_arteries_not_the_many_veins():
+    curves = np.repeat(bolus(18.0, 250)[:, None], 5000, axis=1)
+    curves[:, :200] = bolus(9.0, 250)[:, None]
+    curves = (curves + np.random.default_rng(4).normal(40, 5, curves.shape)).astype(np.float32)
+    assert 6 <= last_baseline_frame(curves, 5.0) <= 9
 
 
 def test_no_contrast_is_refused():
     noise = np.random.default_rng(2).normal(40, 5, (50, 5000)).astype(np.float32)
     with pytest.raises(CurveError, match="no contrast bolus"):
-        global_arrival(noise, 5.0)
+        last_baseline_frame(noise, 5.0)
 
 
 def test_a_single_spike_is_no_bolus():
     curves = np.random.default_rng(3).normal(40, 2, (50, 5000)).astype(np.float32)
     curves[20] += 150
     with pytest.raises(CurveError):
-        global_arrival(curves, 2.0)
+        last_baseline_frame(curves, 2.0)
 
 
 def test_shape_of_a_known_curve():

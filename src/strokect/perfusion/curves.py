@@ -24,29 +24,30 @@ def noise_sd(curves: FloatArray) -> FloatArray:
     return np.median(second, axis=0) / np.float32(0.6745 * np.sqrt(6.0))
 
 
-def global_arrival(curves: FloatArray, noise_hu: float) -> int:
-    """Index of the last frame before any contrast arrives, judged on the strongest curves.
+def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
+    """Index of the last frame before contrast reaches any vessel.
 
-    curves : (T, V) HU, not baseline-corrected. noise_hu : noise SD of one curve.
-    Raises CurveError where nothing enhances.
+    Judged on the strongest curves, each by itself: their mean would follow the many voxels of the
+    sinuses, which fill after the arteries. curves : (T, V) HU, not baseline-corrected. noise_hu :
+    noise SD of one curve. Raises CurveError where nothing enhances.
     """
-    rise = np.sort(curves, axis=0)
-    top = curves.max(axis=0) - np.median(rise[: max(3, len(curves) // 4)], axis=0)
-    n_best = max(20, curves.shape[1] // 500)
-    best = np.argpartition(top, -min(n_best, top.size))[-n_best:]
+    low = np.quantile(curves, 0.1, axis=0)
+    rise = curves.max(axis=0) - low
+    n_best = min(max(20, curves.shape[1] // 500), curves.shape[1])
+    best = np.argpartition(rise, -n_best)[-n_best:]
     mean = curves[:, best].mean(axis=1)
-    # Curves picked by their maximum have their baseline at the low end of their values.
-    low = float(np.median(np.sort(mean)[: max(2, len(mean) // 5)]))
-    peak = int(np.argmax(mean))
-    height = float(mean[peak] - low)
-    if height < max(6.0 * noise_hu, 15.0) or not _is_bolus(mean - low):
+    height = float(np.ptp(mean))
+    if height < max(6.0 * noise_hu, 15.0) or not _is_bolus(mean - mean.min()):
         raise CurveError(
             f"no contrast bolus: the strongest curves rise by {height:.0f} HU at a noise of "
             f"{noise_hu:.1f} HU",
             fix="Check that this is the CT perfusion series and that contrast was given",
         )
-    before = np.flatnonzero(mean[: peak + 1] - low < ARRIVAL_FRACTION * height)
-    return int(before[-1]) if before.size else 0
+    level = low[best] + 2 * ARRIVAL_FRACTION * rise[best]
+    frames = np.arange(len(curves))[:, None]
+    before = (curves[:, best] < level) & (frames < np.argmax(curves[:, best], axis=0))
+    arrivals = np.where(before, frames, -1).max(axis=0)
+    return max(int(np.quantile(arrivals, 0.02)) - 1, 0)
 
 
 def _is_bolus(curve: FloatArray) -> bool:
