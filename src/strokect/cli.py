@@ -130,7 +130,7 @@ def phantom(
     """Virtual CT perfusion patients with known truth."""
     from strokect.virtual import VirtualOptions, make_patients
 
-    options = VirtualOptions(n, seed, size, stroke, noise, dicom, overwrite)
+    options = VirtualOptions(n, seed, size, stroke, noise, dicom, overwrite)  # type: ignore[arg-type]
     with _progress() as listener:
         made = make_patients(out, options, listener)
     for folder, done in made:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
-
-import numpy as np
+from typing import Literal, get_args
 
 from strokect.core.errors import OutputExistsError, SettingsError
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
-from strokect.io.outputs import atomic_file, result_folder, write_json
-from strokect.phantom.patient import SMALL, PatientConfig, Stroke, VirtualPatient, make_patient
+from strokect.io.outputs import atomic_file, result_folder, to_json, write_json, write_table
+from strokect.phantom.patient import SMALL, PatientConfig, VirtualPatient, make_patient
 
+Stroke = Literal["mca", "none"]
 SIZES = {"full": PatientConfig(), "small": SMALL}
 
 
@@ -27,7 +28,7 @@ class VirtualOptions:
     n: int = 1
     seed: int = 1
     size: str = "full"
-    stroke: str = "mca"
+    stroke: Stroke = "mca"
     noise_hu: float = 5.0
     dicom: bool = False
     overwrite: bool = False
@@ -78,12 +79,10 @@ def write_patient(patient: VirtualPatient, layout: OwnLayout, dicom: bool) -> No
             nifti.write_volume(folder / layout.truth_map(name).name, image.data, image.grid, name)
         for name, mask in patient.masks.items():
             nifti.write_volume(folder / layout.truth_mask(name).name, mask.data, mask.grid, name)
-        columns = patient.curves
-        with atomic_file(folder / layout.truth_curves.name) as path:
-            np.savetxt(
-                path, np.column_stack(list(columns.values())), fmt="%.4f", delimiter=",",
-                header=",".join(columns), comments="",
-            )  # fmt: skip
+        sampled = ("time_s", "aif_hu", "vof_hu")
+        write_table(folder / layout.truth_curves.name, {k: patient.curves[k] for k in sampled})
+        dense = {k.removeprefix("dense_"): v for k, v in patient.curves.items() if k not in sampled}
+        write_table(folder / f"{layout.stem}_densecurves.csv", dense)
         write_json(folder / f"{layout.stem}_truth.json", patient.info)
     if dicom:
         from strokect.io.dicom_write import write_ct_series
@@ -102,7 +101,7 @@ def _is_done(layout: OwnLayout, config: PatientConfig, options: VirtualOptions) 
         return False
     if options.dicom and not layout.dicom_folder.exists():
         return False
-    if nifti.read_json(truth).get("config") != config.as_json():
+    if nifti.read_json(truth).get("config") != json.loads(to_json(dataclasses.asdict(config))):
         raise OutputExistsError(
             "a patient made with other settings is there already",
             layout.scan_folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ def summary_of(volumes: dict[str, float]) -> dict[str, Any]:
             "denoise": "tips",
             "rule": "rapid",
             "rule_source": "Albers 2018, NEJM 378:708",
-            "thresholds": {"tmax_s": 6.0, "rcbf": 0.3},
+            "thresholds": {"hypoperfusion": "TMAX > 6", "core": "rCBF < 0.3"},
+            "reference": {"cbf": 41.27, "tmax": 1.9},
+            "reader_notes": ["read series 4: DOE JANE"],
             "motion_correction": True,
             "interval_s": 1.5,
             "frames": 40,
@@ -82,7 +85,7 @@ def gamma(time: np.ndarray, arrival: float, height: float, width: float) -> np.n
     return height * u**2 * np.exp(2 * (1 - u)) * (u > 0)
 
 
-def make_result(
+def build_result(
     x_sign: int = -1, shape: tuple[int, int, int] = (12, 128, 128), **summary: Any
 ) -> PerfusionResult:
     """A result whose lesion lies on the patient's LEFT, whatever way the grid runs.
@@ -173,4 +176,10 @@ def _motion(rng: np.random.Generator) -> Motion:
 @pytest.fixture(scope="session")
 def result() -> PerfusionResult:
     """The usual result: negative x step."""
-    return make_result()
+    return build_result()
+
+
+@pytest.fixture(scope="session")
+def make_result() -> Callable[..., PerfusionResult]:
+    """``build_result``, as a fixture."""
+    return build_result

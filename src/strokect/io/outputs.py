@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,11 @@ def write_curves(path: Path, curves: Curves) -> None:
     columns["tissue_hu"] = curves.tissue_hu
     for n, candidate in enumerate(curves.aif_candidates, 1):
         columns[f"aif_candidate_{n}_hu"] = candidate.raw_hu
+    write_table(path, columns)
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length as CSV with a header, atomically."""
     table = np.column_stack([np.asarray(c, float) for c in columns.values()])
     with atomic_file(path) as temporary:
         np.savetxt(

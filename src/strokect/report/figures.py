@@ -25,7 +25,7 @@ CORE_RGB = (226, 20, 140)
 PENUMBRA_RGB = (98, 205, 92)
 CT_WINDOW_HU = (0.0, 80.0)
 MAX_TILE_PX = 256
-MAX_SLICES = 32
+MAX_SLICES = 36
 _MAX_PIXELS = 1_100_000  # per mosaic; keeps the whole report under about 6 MB
 _MARGIN_MM = 14.0  # around the brain, so that the skull shows
 
@@ -101,7 +101,7 @@ def view_of(grid: Grid, brain: BoolArray | None = None) -> View:
     """The radiological axial view of a grid, from its affine, cropped around the brain.
 
     brain : (Z, Y, X) mask to crop around; the whole picture where it is None or empty.
-    Pixels are square in mm, tiles at most 256 px, and at most 32 slices are shown.
+    Pixels are square in mm, tiles at most 256 px, and at most 36 slices are shown.
     """
     steps = grid.affine[:3, :3]
     cosines = steps / np.linalg.norm(steps, axis=0)  # (world, voxel axis x y z)
@@ -158,9 +158,9 @@ def levels(tiles: FloatArray, window: tuple[float, float], shown: BoolArray | No
 def tissue_levels(ct: FloatArray, core: BoolArray, penumbra: BoolArray) -> Bytes:
     """Palette indices of CT with core and penumbra over it, for ``tissue_palette``."""
     grey = (levels(np.nan_to_num(ct, nan=-1000.0), CT_WINDOW_HU) - 1) // 2  # 0..127
-    return np.where(
-        core, 192 + grey // 2, np.where(penumbra, 128 + grey // 2, grey)
-    ).astype(np.uint8)
+    return np.where(core, 192 + grey // 2, np.where(penumbra, 128 + grey // 2, grey)).astype(
+        np.uint8
+    )
 
 
 def colour_palette(name: str) -> Bytes:
@@ -242,7 +242,7 @@ def without_specks(masks: BoolArray, smallest: int) -> BoolArray:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve of a panel: SVG path in a 1000 x 1000 box, CSS class, legend label ("" for none)."""
+    """One curve of a panel: SVG path in a 1000 x 1000 box, CSS class, legend label or ""."""
 
     path: str
     style: str
@@ -300,7 +300,7 @@ def round_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """At least two round numbers, about ``count``, inside or just around [low, high]."""
     raw = (high - low) / max(count, 1)
     magnitude = 10.0 ** np.floor(np.log10(raw))
-    step = float(magnitude * min((f for f in (1, 2, 5, 10) if f * magnitude >= raw * 0.999)))
+    step = float(magnitude * min(f for f in (1, 2, 5, 10) if f * magnitude >= raw * 0.999))
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
     last = max(last, first + 1)
     return [float(f"{step * k:.10g}") + 0.0 for k in np.arange(first, last + 1)]
@@ -309,6 +309,8 @@ def round_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def _path(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
     """SVG path through fractions of a 1000 x 1000 box, broken where a value is not finite."""
     good = np.isfinite(x) & np.isfinite(y)
-    points = [f"{1000 * a:.1f} {1000 * b:.1f}" if g else "" for a, b, g in zip(x, y, good, strict=True)]
+    points = [
+        f"{1000 * a:.1f} {1000 * b:.1f}" if g else "" for a, b, g in zip(x, y, good, strict=True)
+    ]
     steps = [("L" if before else "M") + now for before, now in pairwise(["", *points]) if now]
     return "".join(steps)

@@ -7,10 +7,8 @@ file name; the summary itself carries no patient data.
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,20 +22,22 @@ from strokect.core.result import InputCurve, PerfusionResult
 from strokect.core.types import BoolArray
 from strokect.report import figures
 from strokect.report.figures import View
+from strokect.report.text import (
+    MISSING,
+    clean,
+    condition,
+    mapping,
+    number,
+    position,
+    ratio_text,
+    rows,
+    text,
+)
 
-MISSING = "n/a"
 #: Maps in the order of the page, each pair side by side.
 MAP_ORDER = ("cbf", "cbv", "mtt", "delay", "ttp", "mip")
 TMAX_OUTLINE_S = 6.0
 _SMALLEST_ISLAND_MM2 = 50.0  # outlined; smaller ones are specks of noise
-
-_ABSOLUTE_PATH = re.compile(r"(?<!\w)(?:file:|[A-Za-z]:|~)?[/\\]+(?:[^\s/\\:;,]+[/\\])+[^\s/\\:;,'\"]*")
-_FILE_NAME = re.compile(r"[^\s'\"=]+\.(?:nii|gz|dcm|ima|json|npy|npz|tiff?|png|zip)\b", re.I)
-_PRIVATE_KEY = re.compile(
-    r"patient|birth|accession|(^|_)(path|paths|file|files|folder|dir|directory|input|output|"
-    r"source_file|label|date|subject|session|study|series|user|host|hostname)$",
-    re.I,
-)
 
 
 class Picture(NamedTuple):
@@ -82,87 +82,35 @@ def render(result: PerfusionResult) -> str:
     brain = result.masks.get("brain")
     view = figures.view_of(result.grid, None if brain is None else brain.data)
     context = _numbers(result) | _pictures(result, view) | _curves(result, view)
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         context,
         version=strokect.__version__,
         research_use_only=strokect.RESEARCH_USE_ONLY,
-        core_rgb="rgb{}".format(figures.CORE_RGB),
-        penumbra_rgb="rgb{}".format(figures.PENUMBRA_RGB),
+        core_rgb=f"rgb{figures.CORE_RGB}",
+        penumbra_rgb=f"rgb{figures.PENUMBRA_RGB}",
     )
+    return page.lstrip() + "\n"
 
 
 # Numbers and texts
 
 
-def number(value: Any, digits: int = 1) -> str:
-    """A number for people; "n/a" for anything that is none."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
-        return MISSING
-    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else MISSING
-
-
-def text(value: Any) -> str:
-    """Any value of the summary for people, without paths and file names."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(text(v) for v in value) or "none"
-    return clean(str(value))
-
-
-def clean(words: str) -> str:
-    """Text with paths and file names taken out, as either may name a patient."""
-    return _FILE_NAME.sub("[file]", _ABSOLUTE_PATH.sub("[path]", words))
-
-
-def rows(table: Any, skip: Iterable[str] = (), prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted name, text), without keys that may name a patient."""
-    found: list[tuple[str, str]] = []
-    for key, value in _mapping(table).items():
-        name = str(key)
-        if name in skip or _PRIVATE_KEY.search(name) or clean(name) != name:
-            continue
-        if isinstance(value, Mapping):
-            found += rows(value, skip, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, text(value)))
-    return found
-
-
-def position(position_mm: Iterable[float]) -> str:
-    """A RAS position with the patient's directions, e.g. "L 38, A 12, S 24 mm"."""
-    parts = []
-    for value, (plus, minus) in zip(position_mm, ("RL", "AP", "SI"), strict=True):
-        if not math.isfinite(value):
-            return MISSING
-        parts.append(f"{plus if value >= 0 else minus} {abs(value):.0f}")
-    return ", ".join(parts) + " mm"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _numbers(result: PerfusionResult) -> dict[str, Any]:
     """Headline numbers, criteria, findings and the record of the analysis."""
-    summary = _mapping(result.summary)
-    volumes, mismatch = _mapping(summary.get("volumes_ml")), _mapping(summary.get("mismatch"))
-    method = _mapping(summary.get("method"))
-    rule = method.get("rule")
-    ratio = number(mismatch.get("ratio"), 2)
+    summary = mapping(result.summary)
+    volumes, mismatch = mapping(summary.get("volumes_ml")), mapping(summary.get("mismatch"))
+    method = mapping(summary.get("method"))
+    thresholds = mapping(method.get("thresholds"))
+    ratio = ratio_text(mismatch.get("ratio"))
     core = volumes.get("core")
     headline = [
-        ("core", "Core", number(core), "ml", f"rule {text(rule)}" if rule else ""),
+        ("core", "Core", number(core), "ml", condition(thresholds.get("core"))),
         (
             "hypoperfusion",
             "Hypoperfusion",
             number(volumes.get("hypoperfusion")),
             "ml",
-            "Tmax > 6 s" if rule in (None, "rapid") else f"rule {text(rule)}",
+            condition(thresholds.get("hypoperfusion")),
         ),
         ("penumbra", "Mismatch", number(_penumbra(summary)), "ml", "hypoperfused, not core"),
         (
@@ -182,7 +130,7 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
             for s in ("4", "8", "10")
         ),
     ]
-    provenance = _mapping(summary.get("provenance"))
+    provenance = mapping(summary.get("provenance"))
     return {
         "headline": headline,
         "details": details,
@@ -190,13 +138,14 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
         "sentence": _sentence(summary),
         "criteria": _criteria(summary),
         "findings": _findings(result),
-        "rule": text(rule),
+        "rule": text(method.get("rule")),
         "method": _method(method),
-        "thresholds": rows(method.get("thresholds")),
+        "thresholds": [(name, condition(value)) for name, value in rows(thresholds)],
+        "reference": _reference(method.get("reference")),
         "settings": rows(summary.get("settings")),
         "timing": [
             (name.replace("_", " "), number(value, 2))
-            for name, value in _mapping(summary.get("timing_s")).items()
+            for name, value in mapping(summary.get("timing_s")).items()
         ],
         "peak_memory": number(summary.get("peak_memory_mb"), 0),
         "provenance": rows(provenance, skip=("input_sha256",)),
@@ -207,8 +156,8 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
 
 def _penumbra(summary: Mapping[str, Any]) -> Any:
     """Mismatch volume, or the penumbra's where the summary lacks it."""
-    value = _mapping(summary.get("mismatch")).get("volume_ml")
-    return _mapping(summary.get("volumes_ml")).get("penumbra") if value is None else value
+    value = mapping(summary.get("mismatch")).get("volume_ml")
+    return mapping(summary.get("volumes_ml")).get("penumbra") if value is None else value
 
 
 def _volume_bar(core: Any, penumbra: Any) -> tuple[float, float] | None:
@@ -221,7 +170,7 @@ def _volume_bar(core: Any, penumbra: Any) -> tuple[float, float] | None:
 
 def _sentence(summary: Mapping[str, Any]) -> str:
     """One plain sentence with the finding; empty where numbers are missing."""
-    volumes = _mapping(summary.get("volumes_ml"))
+    volumes = mapping(summary.get("volumes_ml"))
     core, deficit, side = volumes.get("core"), volumes.get("hypoperfusion"), summary.get("side")
     if MISSING in (number(core), number(deficit)):
         return ""
@@ -229,7 +178,7 @@ def _sentence(summary: Mapping[str, Any]) -> str:
         return "No hypoperfused tissue found."
     where = {"left": "left", "right": "right", "bilateral": "bilateral"}.get(str(side), "")
     start = f"{where} hypoperfusion".strip().capitalize()
-    ratio = number(_mapping(summary.get("mismatch")).get("ratio"), 2)
+    ratio = ratio_text(mapping(summary.get("mismatch")).get("ratio"))
     words = f"{start} of {number(deficit)} ml with a core of {number(core)} ml"
     words += f"; mismatch {number(_penumbra(summary))} ml"
     return words + ("." if ratio == MISSING else f", ratio {ratio}.")
@@ -252,7 +201,7 @@ def _criteria(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _findings(result: PerfusionResult) -> dict[str, list[dict[str, str]]]:
     """Quality findings by level; an unknown level counts as a warning."""
-    listed = _mapping(result.summary).get("quality")
+    listed = mapping(result.summary).get("quality")
     if not isinstance(listed, list | tuple):
         listed = [vars(f) for f in result.flags]
     found: dict[str, list[dict[str, str]]] = {"critical": [], "warning": [], "info": []}
@@ -269,18 +218,28 @@ def _method(method: Mapping[str, Any]) -> list[tuple[str, str]]:
         "rule": "Tissue rule",
         "rule_source": "Source of the rule",
         "motion_correction": "Motion correction",
-        "interval_s": "Interval",
+        "interval_s": "Frame interval",
+        "analysis_interval_s": "Analysis interval",
         "frames": "Frames",
     }
     table = [(label, text(method.get(key))) for key, label in known.items()]
     table = [
         (label, {"yes": "on", "no": "off"}.get(value, value))
         if label == "Motion correction"
-        else (label, value + " s" if label == "Interval" and value != MISSING else value)
+        else (label, value + " s" if label.endswith("interval") and value != MISSING else value)
         for label, value in table
     ]
-    others = rows(method, skip=(*known, "aif", "vof", "thresholds"))
+    others = rows(method, skip=(*known, "aif", "vof", "thresholds", "reference", "reader_notes"))
     return table + [(name.replace("_", " "), value) for name, value in others]
+
+
+def _reference(found: Any) -> list[tuple[str, str]]:
+    """Means over unaffected tissue, with units."""
+    return [
+        (QUANTITIES[key].label, f"{number(value)} {QUANTITIES[key].unit}")
+        for key, value in mapping(found).items()
+        if key in QUANTITIES and number(value) != MISSING
+    ]
 
 
 def _hashes(found: Any) -> list[str]:
@@ -323,9 +282,9 @@ def _pictures(result: PerfusionResult, view: View) -> dict[str, Any]:
     if "tmax" in result.maps:
         late = np.nan_to_num(view.tiles(result.maps["tmax"].data)) > TMAX_OUTLINE_S
         late = late if shown is None else late & shown
-        dz, dy, dx = (result.grid.spacing_mm[a] for a in view.axes)
-        step = np.diff(view.rows).mean() if len(view.rows) > 1 else 1.0
-        smallest = round(_SMALLEST_ISLAND_MM2 / (dy * step) ** 2)
+        step = float(np.diff(view.rows).mean()) if len(view.rows) > 1 else 1.0
+        pixel_mm = result.grid.spacing_mm[view.axes[1]] * step
+        smallest = round(_SMALLEST_ISLAND_MM2 / pixel_mm**2)
         outlines = [figures.outline(m) for m in figures.without_specks(late, smallest)]
     affected = (core | penumbra).sum(axis=(1, 2))
     return {
@@ -382,11 +341,11 @@ def _curves(result: PerfusionResult, view: View) -> dict[str, Any]:
         lines.append((aif.curve_hu, "aif", "AIF used (scaled)"))
     else:
         lines.append((aif.curve_hu, "aif", "AIF used"))
-    tissue: list[figures.Curve] = [(curves.tissue_hu, "tissue", "Brain tissue, mean")]
+    tissue: list[figures.Curve] = [(curves.tissue_hu, "tissue", "")]
     return {
         "input_panels": [
-            figures.panel("Input functions", "HU", curves.time_s, lines),
-            figures.panel("Brain tissue", "HU", curves.time_s, tissue),
+            figures.panel("Arterial and venous curves", "HU", curves.time_s, lines),
+            figures.panel("Brain tissue, mean", "HU", curves.time_s, tissue),
         ],
         "inputs": [
             _input("Arterial input (AIF)", "aif", aif, result, view),
@@ -414,10 +373,10 @@ def _input(
             entry |= {"slice": f"{at + 1} of {view.total}", "x": round(x, 1), "y": round(y, 1)}
     time, used = np.asarray(result.curves.time_s), np.asarray(curve.curve_hu)
     peak = int(np.nanargmax(used)) if np.isfinite(used).any() else None
-    arrival = _mapping(_mapping(_mapping(result.summary).get("method")).get(key)).get("arrival_s")
+    arrival = mapping(mapping(mapping(result.summary).get("method")).get(key)).get("arrival_s")
     entry["rows"] = [
         ("Position", position(curve.position_mm)),
-        ("Slice", f"{entry['slice']}, counted from below"),
+        ("Slice", entry["slice"]),
         ("Peak", MISSING if peak is None else f"{number(used[peak], 0)} HU at {time[peak]:.0f} s"),
         ("Arrival", MISSING if number(arrival) == MISSING else f"{number(arrival)} s"),
         ("Scale factor", number(curve.scale, 2)),
@@ -443,7 +402,7 @@ def _motion(result: PerfusionResult) -> dict[str, Any] | None:
 
     plot: Callable[..., figures.Panel] = figures.panel
     at = time[replaced]
-    displacement: list[figures.Curve] = [(motion.displacement_mm, "axis-0", "Mean of the brain")]
+    displacement: list[figures.Curve] = [(motion.displacement_mm, "axis-0", "")]
     return {
         "panels": [
             plot("Translation", "mm", time, axes(0, along), marks_s=at),
