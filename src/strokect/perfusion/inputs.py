@@ -25,7 +25,8 @@ class InputOptions:
     """n_voxels : voxels averaged at most, within radius_mm of the best one.
     apart_mm : distance between candidates. n_candidates : runners-up kept.
     min_peak_hu : no artery enhances less. early_s, wide_s : penalty scales for arriving late and
-    lasting long. vein_lag_s : a vein's half-rise follows the artery's by at least this.
+    lasting long. vein_lag_s, vein_usual_s : by how much a vein's half-rise follows the artery's at
+    least, and usually.
     scale_to_vof : correct partial volume. max_scale : beyond it the vein is not believed.
     """
 
@@ -37,6 +38,7 @@ class InputOptions:
     early_s: float = 1.5
     wide_s: float = 3.0
     vein_lag_s: float = 1.5
+    vein_usual_s: float = 5.0
     scale_to_vof: bool = True
     max_scale: float = 4.0
 
@@ -107,11 +109,13 @@ def venous_input(
 ) -> InputCurve | None:
     """Venous output function: late, and of the largest area; None where no vein is seen."""
     artery = shape_of(aif.raw_hu[:, None], interval_s)
-    late = vessels.shape.half_rise_s > artery.half_rise_s[0] + options.vein_lag_s
-    late &= vessels.shape.peak_hu > 0.3 * artery.peak_hu[0]
+    lag = vessels.shape.half_rise_s - artery.half_rise_s[0]
+    high = vessels.shape.peak_hu > 0.3 * artery.peak_hu[0]
+    late = high & (lag > options.vein_lag_s)
     if np.count_nonzero(late) < options.n_voxels:
         return None
-    area = np.where(late, vessels.shape.area, 0.0)
+    # Arteries behind an occlusion fill late too, but veins later still.
+    area = np.where(late, vessels.shape.area * np.minimum(lag / options.vein_usual_s, 1.0), 0.0)
     # A sinus is wide: its middle is a voxel whose neighbours are as high, not a noisy maximum.
     score = area * (0.5 + 0.5 * _support(area, vessels.index, grid))
     best = int(np.argmax(score))
