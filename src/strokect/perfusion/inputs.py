@@ -27,6 +27,7 @@ class InputOptions:
     min_peak_hu : no artery enhances less. early_s, wide_s : penalty scales for arriving late and
     lasting long. vein_lag_s, vein_usual_s : by how much a vein's half-rise follows the artery's at
     least, and usually.
+    artery_mm, sinus_mm : radius within which neighbours of a vessel voxel should be alike.
     scale_to_vof : correct partial volume. max_scale : beyond it the vein is not believed.
     """
 
@@ -38,7 +39,9 @@ class InputOptions:
     early_s: float = 1.5
     wide_s: float = 3.0
     vein_lag_s: float = 1.5
-    vein_usual_s: float = 5.0
+    vein_usual_s: float = 6.0
+    artery_mm: float = 1.0
+    sinus_mm: float = 2.5
     scale_to_vof: bool = True
     max_scale: float = 4.0
 
@@ -89,7 +92,7 @@ def arterial_candidates(
     lateness = np.maximum(shape.half_rise_s - early, 0) / options.early_s
     excess = np.maximum(shape.width_s - narrow, 0) / options.wide_s
     score = np.where(steady, shape.peak_hu * np.exp(-(lateness**2) - excess), 0.0)
-    score *= 0.5 + 0.5 * _support(score, vessels.index, grid)
+    score *= 0.5 + 0.5 * _support(score, vessels.index, grid, options.artery_mm)
     positions = vessels.index[:, ::-1] @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     out: list[InputCurve] = []
     free = score > 0
@@ -117,7 +120,7 @@ def venous_input(
     # Arteries behind an occlusion fill late too, but veins later still.
     area = np.where(late, vessels.shape.area * np.minimum(lag / options.vein_usual_s, 1.0), 0.0)
     # A sinus is wide: its middle is a voxel whose neighbours are as high, not a noisy maximum.
-    score = area * (0.5 + 0.5 * _support(area, vessels.index, grid))
+    score = area * (0.5 + 0.5 * _support(area, vessels.index, grid, options.sinus_mm))
     best = int(np.argmax(score))
     positions = vessels.index[:, ::-1] @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     distance = np.linalg.norm(positions - positions[best], axis=1)
@@ -186,12 +189,17 @@ def _earliest(half_rise_s: FloatArray, peak_hu: FloatArray, steady: BoolArray) -
     return float(np.quantile(half_rise_s[strong], 0.05))
 
 
-def _support(score: FloatArray, index: npt.NDArray[np.intp], grid: Grid) -> FloatArray:
+def _support(
+    score: FloatArray, index: npt.NDArray[np.intp], grid: Grid, radius_mm: float
+) -> FloatArray:
     """Mean score of the in-plane neighbours relative to the voxel's own, clipped to 0..1."""
     image = np.zeros(grid.shape, np.float32)
     image[tuple(index.T)] = score
-    around = ndimage.uniform_filter(image, (0, 3, 3)) * 9 - image
-    return np.clip(around[tuple(index.T)] / 8 / np.maximum(score, 1e-6), 0, 1)
+    _, dy, dx = grid.spacing_mm
+    size = (1, *(2 * max(1, round(radius_mm / d)) + 1 for d in (dy, dx)))
+    n = size[1] * size[2]
+    around = ndimage.uniform_filter(image, size, mode="constant") * n - image
+    return np.clip(around[tuple(index.T)] / (n - 1) / np.maximum(score, 1e-6), 0, 1)
 
 
 def _members(
