@@ -90,7 +90,7 @@ def perfusion(
     )  # fmt: skip
     check_output_folder(out, overwrite)
     if dicom_out:
-        from strokect.io.dicom_write import check_available
+        from strokect.io.dicom_results import check_available
 
         check_available()
     with _progress() as listener:
@@ -104,7 +104,7 @@ def perfusion(
             with stages("writing") as progress:
                 write_result(result, folder, progress)
                 if dicom_out:
-                    from strokect.io.dicom_write import write_result_dicom
+                    from strokect.io.dicom_results import write_result_dicom
 
                     from_dicom = (
                         source if source.is_dir() and not any(source.rglob("*.nii*")) else None

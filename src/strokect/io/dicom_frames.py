@@ -43,7 +43,7 @@ class Frames:
 
     @property
     def missing(self) -> npt.NDArray[np.bool_]:
-        return self.index < 0
+        return np.less(self.index, 0)
 
 
 def split_frames(images: Sequence[ImageHeader], positions: Sequence[Sequence[int]]) -> Frames:
@@ -61,7 +61,7 @@ def split_frames(images: Sequence[ImageHeader], positions: Sequence[Sequence[int
         total = sum(len(part) for part in positions)
         if np.median(counts) > 1 and total - counts.sum() <= MAX_DUPLICATES * total:
             index = match_frames([values[k] for k in kept])
-            found = np.full(index.shape, -1, dtype=np.intp)
+            found: Index = np.full_like(index, -1)
             for z, k in enumerate(kept):
                 rows = np.flatnonzero(index[:, z] >= 0)
                 found[rows, z] = np.asarray(k, dtype=np.intp)[index[rows, z]]
@@ -103,7 +103,7 @@ def drop_incomplete_ends(frames: Frames) -> Frames:
 
     Frames with more incomplete ends than MAX_DROPPED_FRAMES are returned whole.
     """
-    complete = ~frames.missing.any(axis=1)
+    complete = np.asarray(np.logical_not(frames.missing).all(axis=1))
     if not complete.any():
         return frames
     count = len(complete)

@@ -52,6 +52,7 @@ FRAME_KEYS = (
 TIME_KEYS = ("Acquisition DateTime", "Acquisition Time", "Trigger Time", "Content Time")
 
 DAY_S = 86400.0
+_EPOCH = datetime.date(2000, 1, 1).toordinal()  # a near one keeps microseconds in a float
 
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -60,11 +61,27 @@ _REPORT = ("1.2.840.10008.5.1.4.1.1.88", "1.2.840.10008.5.1.4.1.1.104")
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 _MAP_WORDS = frozenset(
-    "CBF CBV MTT TTP TMAX TTD TTS RCBF RCBV RMTT RTTP RTMAX PERMEABILITY PENUMBRA MISMATCH".split()
+    [
+        "CBF",
+        "CBV",
+        "MTT",
+        "TTP",
+        "TMAX",
+        "TTD",
+        "TTS",
+        "RCBF",
+        "RCBV",
+        "RMTT",
+        "RTTP",
+        "RTMAX",
+        "PERMEABILITY",
+        "PENUMBRA",
+        "MISMATCH",
+    ]
 )
-_MAP_TYPES = _MAP_WORDS | frozenset("PERFUSION MIP MINIP TMIP VRT RENDERING".split())
-_LOCALISER = frozenset("LOCALIZER LOCALISER SCOUT TOPOGRAM SURVIEW SCANOGRAM".split())
-_PLANE_TYPES = frozenset("AXIAL MPR REFORMATTED".split())
+_MAP_TYPES = _MAP_WORDS | frozenset(["PERFUSION", "MIP", "MINIP", "TMIP", "VRT", "RENDERING"])
+_LOCALISER = frozenset(["LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"])
+_PLANE_TYPES = frozenset(["AXIAL", "MPR", "REFORMATTED"])
 
 _TAGS: list[int | str | tuple[int, int]] = [
     "SOPClassUID",
@@ -201,7 +218,9 @@ def clock_s(time: str, date: str = "") -> float | None:
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     digits = re.sub(r"\D", "", date)[:8]
     try:
-        day = datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])).toordinal()
+        day = (
+            datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])).toordinal() - _EPOCH
+        )
     except ValueError:
         day = 0
     return day * DAY_S + hours * 3600 + minutes * 60 + seconds
@@ -244,35 +263,25 @@ def _header(path: Path, dataset: Dataset) -> ImageHeader:
 
 def _kind(header: ImageHeader, dataset: Dataset) -> Kind:
     """What an object is, by SOP class, image type and photometric interpretation."""
-    types = header.image_type
-    words = {w for value in types for w in re.split(r"[^A-Z0-9]+", value)}
-    sop_class = header.sop_class
-    if sop_class in _ENHANCED_CT:
-        return "derived map" if types[:1] == ("DERIVED",) else "enhanced CT"
-    if sop_class.startswith(_SECONDARY_CAPTURE):
-        return "secondary capture"
-    if sop_class.startswith(_REPORT):
-        return "report"
-    if sop_class != _CT or _text(dataset, "Modality") not in ("CT", ""):
-        return "other"
-    if words & _LOCALISER:
-        return "localiser"
     photometric = _text(dataset, "PhotometricInterpretation")
-    if (_number(dataset, "SamplesPerPixel") or 1) != 1 or photometric not in (
-        "MONOCHROME1",
-        "MONOCHROME2",
-        "",
-    ):
-        return "colour image"
-    if photometric == "MONOCHROME1":
-        return "inverted image"
-    if _is_map(header, words, _text(dataset, "RescaleType").upper()):
-        return "derived map"
-    if (_number(dataset, "NumberOfFrames") or 1) > 1:
-        return "enhanced CT"
-    if header.orientation is None or header.position is None or header.spacing_mm is None:
-        return "no geometry"
-    return "scan"
+    words = {w for value in header.image_type for w in re.split(r"[^A-Z0-9]+", value)}
+    geometry = (header.orientation, header.position, header.spacing_mm)
+    enhanced = header.sop_class in _ENHANCED_CT
+    rules: tuple[tuple[bool, Kind], ...] = (  # the first that holds
+        (enhanced and header.image_type[:1] == ("DERIVED",), "derived map"),
+        (enhanced, "enhanced CT"),
+        (header.sop_class.startswith(_SECONDARY_CAPTURE), "secondary capture"),
+        (header.sop_class.startswith(_REPORT), "report"),
+        (header.sop_class != _CT or _text(dataset, "Modality") not in ("CT", ""), "other"),
+        (bool(words & _LOCALISER), "localiser"),
+        ((_number(dataset, "SamplesPerPixel") or 1) != 1, "colour image"),
+        (photometric == "MONOCHROME1", "inverted image"),
+        (photometric not in ("MONOCHROME2", ""), "colour image"),
+        (_is_map(header, words, _text(dataset, "RescaleType").upper()), "derived map"),
+        ((_number(dataset, "NumberOfFrames") or 1) > 1, "enhanced CT"),
+        (None in geometry, "no geometry"),
+    )
+    return next((kind for holds, kind in rules if holds), "scan")
 
 
 def _is_map(header: ImageHeader, words: set[str], rescale_type: str) -> bool:

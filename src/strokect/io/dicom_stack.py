@@ -214,6 +214,10 @@ def _check_line(
 ) -> None:
     off = np.linalg.norm(places - places[0] - np.outer(offsets - offsets[0], line), axis=1)
     if off.max() > SAME_PLACE_MM:
+        # the ends may themselves be wrong: name the slice furthest from the typical line
+        typical = np.median(np.diff(places, axis=0) / np.diff(offsets)[:, None], axis=0)
+        beside = places - np.outer(offsets, typical)
+        off = np.linalg.norm(beside - np.median(beside, axis=0), axis=1)
         raise GeometryError(
             f"a slice lies {off.max():.2f} mm beside the line of the others",
             images[representatives[int(off.argmax())]].path,
@@ -298,7 +302,8 @@ def _flags(
     if geometry.resampled:
         steps = np.diff(geometry.offsets_mm)
         regular = float(geometry.targets_mm[1] - geometry.targets_mm[0])
-        message = f"slices {steps.min():.2f} to {steps.max():.2f} mm apart were resampled to {regular:.2f} mm"
+        found = f"{steps.min():.2f} to {steps.max():.2f} mm"
+        message = f"slices {found} apart were resampled to {regular:.2f} mm"
         flags.append(flag("SLICES_RESAMPLED", message))
     if key == "Content Time":
         message = "times are from Content Time, which may be the time of reconstruction"
