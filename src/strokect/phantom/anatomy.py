@@ -3,9 +3,9 @@
 The brain is the MNI152 average (ICBM 2009a symmetric, Fonov 2011, NeuroImage 54:313), which
 nilearn carries in its package. It is skull-stripped, so the subarachnoid space, skull and scalp
 are shells at stated distances (mm) from the brain's hull. Every seed has its own size, rotation,
-shift and smooth deformation. The design follows the 4D CT head phantoms of Riordan 2011
-(Med Phys 38:3212) and Manniesing 2016 (AJNR 37:1206 context): fractions are averaged over finer
-sample points, so that a voxel holds its true mixture (partial volume), through plane as well.
+shift and smooth deformation. As in the head phantom of Riordan 2011 (Med Phys 38:3212), time
+curves are laid on a segmented brain; here fractions are averaged over finer sample points, so
+that a voxel holds its true mixture (partial volume), through plane as well.
 
 Points are ``(3, N)`` RAS mm: "head" coordinates of the scan, or "MNI" coordinates of the template.
 """
@@ -35,7 +35,7 @@ BRAIN_CENTRE_Y_MM = -17.0
 
 @dataclass(frozen=True)
 class HeadHU:
-    """Unenhanced CT numbers, HU (120 kVp; Kalender, Computed Tomography, 3rd ed., ch. 1)."""
+    """Unenhanced CT numbers, HU: usual values of head CT, the diploe between two tables."""
 
     grey: float = 38.5
     white: float = 29.0
@@ -80,10 +80,10 @@ def smooth_field(rng: np.random.Generator, length_mm: float, channels: int = 1) 
     return SmoothField(field, step)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(cache=True)
 def _trilinear(volume, index, out):
     channels, nz, ny, nx = volume.shape
-    for i in numba.prange(index.shape[1]):
+    for i in range(index.shape[1]):
         x = min(max(index[0, i], 0.0), nx - 1.001)
         y = min(max(index[1, i], 0.0), ny - 1.001)
         z = min(max(index[2, i], 0.0), nz - 1.001)
@@ -306,6 +306,7 @@ def _mixture(head: Head, points: Float64, hu: HeadHU) -> Float32:
     porous = np.clip(1 - (2 * across - 1) ** 4, 0, 1)
     diploe = hu.diploe + 120 * head.texture(points)[0]
     bone = porous * diploe + (1 - porous) * hu.table
+    bone += _frontal_sinus(mni, across) * (hu.air - bone)
     depth = np.clip((-inner - skull_mm) / scalp_mm, 0, 1)
     scalp = hu.scalp + (hu.skin - hu.scalp) * depth + 6 * thick
     total = inside * soft + in_skull * bone + in_scalp * scalp + outside * hu.air
@@ -320,7 +321,16 @@ def _above(depth_mm: FloatArray) -> FloatArray:
 def _temporal_muscle(mni: FloatArray) -> FloatArray:
     """Extra thickness, mm, of the scalp over the temporal fossae."""
     x, y, z = mni
-    return 9.0 * np.exp(-(((np.abs(x) - 72) / 18) ** 2) - ((y - 12) / 24) ** 2 - ((z + 22) / 24) ** 2)
+    return 9.0 * np.exp(
+        -(((np.abs(x) - 72) / 18) ** 2) - ((y - 12) / 24) ** 2 - ((z + 22) / 24) ** 2
+    )
+
+
+def _frontal_sinus(mni: FloatArray, across: FloatArray) -> FloatArray:
+    """Share of air in the frontal bone: two cells between the tables, above the orbits."""
+    x, y, z = mni
+    cells = 1.0 - ((np.abs(x) - 9) / 9) ** 2 - ((z + 22) / 18) ** 2 - ((across - 0.5) / 0.4) ** 2
+    return np.clip(4 * cells, 0, 1) * (y > 40)
 
 
 def _falx(mni: FloatArray, distance: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
 """Centre lines of the head's large vessels in MNI mm, and how much of each voxel they fill.
 
 Courses follow textbook anatomy, placed in the fissures of the MNI152 template; calibres after
-Krejza 2006 (AJR 186:1047; ICA, M1), Rai 2013 (J NeuroIntervent Surg 5:371) and Mouches 2019
-(Sci Data 6:29, atlas of vessels in MNI space). Each line is given for the right side (x > 0)
+Rai 2013 (J NeuroIntervent Surg 5:371); compare Mouches 2019 (Sci Data 6:29), an atlas of cerebral
+arteries in MNI space. Each line is given for the right side (x > 0)
 and mirrored. A radius of 0 marks a perforator, which only shapes the territories.
 """
 
@@ -28,61 +28,73 @@ Float64 = npt.NDArray[np.float64]
 class Line:
     """One vessel. points_mm : RAS MNI nodes, right side. radius_mm : at start and end.
 
-    territory : "aca", "mca", "pca", "other" or "vein". stem : before an M1 occlusion or in
-    another territory, so that it keeps its flow. paired : a mirrored twin exists.
+    territory : "aca", "mca", "pca", "other", "stem" (feeds several) or "vein". paired : a
+    mirrored twin exists.
     """
 
     name: str
     territory: str
-    points_mm: tuple[tuple[float, float, float], ...]
+    points_mm: tuple[tuple[float, ...], ...]
     radius_mm: tuple[float, float]
-    stem: bool = False
     paired: bool = True
 
 
-ARTERIES: tuple[Line, ...] = (
-    Line("ica", "stem", ((14, -4, -44), (15, 1, -34), (12, 3, -26), (11, 4, -20)), (2.2, 1.9), True),
-    Line("m1", "mca", ((11, 4, -20), (18, 5, -18.5), (25, 6, -17), (31, 5, -17), (36, 2, -14)), (1.5, 1.3)),
-    Line("m2_superior", "mca", ((36, 2, -14), (39, 5, -8), (40, 7, 0), (41, 6, 8), (42, 0, 15)), (1.1, 0.9)),
-    Line("m2_inferior", "mca", ((36, 2, -14), (40, -5, -9), (40, -12, -3), (41, -20, 6), (42, -28, 14)), (1.1, 0.9)),
-    Line("m3_prefrontal", "mca", ((40, 7, 0), (47, 15, 3), (53, 19, 12), (52, 20, 26), (46, 20, 40)), (0.8, 0.4)),
-    Line("m3_central", "mca", ((42, 0, 15), (52, -1, 17), (60, -4, 26), (57, -8, 40), (48, -12, 56)), (0.8, 0.4)),
-    Line("m3_parietal", "mca", ((42, -28, 14), (52, -30, 20), (60, -36, 32), (54, -44, 46), (46, -48, 54)), (0.8, 0.4)),
-    Line("m3_angular", "mca", ((42, -28, 14), (52, -40, 18), (57, -54, 20), (50, -66, 26), (44, -74, 28)), (0.8, 0.4)),
-    Line("m3_temporal", "mca", ((40, -12, -3), (50, -18, -3), (61, -26, -2), (64, -36, -4), (60, -50, 0)), (0.8, 0.4)),
-    Line("m3_temporal_anterior", "mca", ((31, 5, -17), (40, 12, -22), (52, 8, -22), (60, -4, -20), (64, -16, -16)), (0.7, 0.4)),
-    Line("m3_orbitofrontal", "mca", ((39, 5, -8), (42, 20, -9), (46, 34, -6), (46, 42, 4), (42, 46, 16)), (0.7, 0.4)),
-    Line("lenticulostriate", "mca", ((20, 5, -14), (23, 3, -2), (26, -3, 12), (26, -8, 22)), (0.0, 0.0)),
-    Line("a1", "aca", ((11, 4, -20), (7, 8, -18), (2.5, 12, -15)), (1.1, 1.0), True),
-    Line("acomm", "aca", ((2.5, 12, -15), (-2.5, 12, -15)), (0.8, 0.8), True, False),
-    Line("a2", "aca", ((2.5, 12, -15), (2, 20, -14), (2, 30, -8), (2, 37, 2), (2, 37, 10), (2, 30, 21)), (1.0, 0.9), True),
-    Line("pericallosal", "aca", ((2, 30, 21), (2, 16, 28), (2, 0, 32), (2, -16, 34), (2, -32, 32), (2, -42, 26)), (0.9, 0.5), True),
-    Line("callosomarginal", "aca", ((2, 37, 6), (4, 44, 16), (5, 40, 30), (5, 26, 42), (6, 10, 50), (6, -4, 58)), (0.8, 0.4), True),
-    Line("frontopolar", "aca", ((2, 30, -8), (3, 46, -6), (5, 60, 4), (7, 60, 18), (12, 54, 30)), (0.7, 0.4), True),
-    Line("paracentral", "aca", ((2, -16, 34), (4, -26, 46), (6, -34, 58), (10, -36, 66)), (0.6, 0.4), True),
-    Line("precuneal", "aca", ((2, -32, 32), (4, -46, 42), (6, -58, 48), (8, -64, 54)), (0.6, 0.4), True),
-    Line("heubner", "aca", ((8, 9, -16), (11, 14, -4), (11, 14, 6)), (0.0, 0.0), True),
-    Line("basilar", "stem", ((0, -26, -52), (0, -24, -40), (0, -20, -28), (0, -17, -21)), (1.8, 1.7), True, False),
-    Line("p1", "pca", ((0, -17, -21), (5, -17, -20), (11, -17, -19)), (1.1, 1.0), True),
-    Line("pcomm", "pca", ((11, 2, -22), (11, -8, -20), (11, -17, -19)), (0.6, 0.6), True),
-    Line("p2", "pca", ((11, -17, -19), (18, -22, -16), (22, -30, -10), (19, -38, -5), (15, -46, -1)), (1.0, 0.8), True),
-    Line("calcarine", "pca", ((15, -46, -1), (12, -58, 3), (9, -72, 6), (8, -86, 4), (12, -96, 4)), (0.7, 0.4), True),
-    Line("parieto_occipital", "pca", ((15, -46, -1), (14, -58, 10), (13, -68, 22), (14, -78, 34), (18, -84, 38)), (0.7, 0.4), True),
-    Line("temporo_occipital", "pca", ((20, -27, -14), (30, -34, -17), (38, -48, -17), (40, -62, -13), (36, -78, -10)), (0.6, 0.4), True),
-    Line("temporal_basal", "pca", ((20, -27, -14), (30, -20, -24), (36, -12, -30)), (0.0, 0.0), True),
-    Line("thalamoperforators", "pca", ((4, -17, -18), (8, -18, -2), (12, -20, 10)), (0.0, 0.0), True),
-    Line("superior_cerebellar", "other", ((2, -18, -23), (12, -24, -22), (20, -44, -22), (24, -62, -26)), (0.6, 0.4), True),
-    Line("cerebellar", "other", ((0, -24, -36), (20, -50, -45), (20, -75, -35)), (0.0, 0.0), True),
-)  # fmt: skip
+#: name, territory, radius at start and end (mm), one or a pair, nodes x,y,z (MNI mm, right side)
+_ARTERIES = """
+ica                  stem  2.2 1.9 pair 14,-4,-44 15,1,-34 12,3,-26 11,4,-20
+m1                   mca   1.5 1.3 pair 11,4,-20 18,5,-18.5 25,6,-17 31,5,-17 36,2,-14
+m2_superior          mca   1.1 0.9 pair 36,2,-14 39,5,-8 40,7,0 41,6,8 42,0,15
+m2_inferior          mca   1.1 0.9 pair 36,2,-14 40,-5,-9 40,-12,-3 41,-20,6 42,-28,14
+m3_prefrontal        mca   0.8 0.4 pair 40,7,0 47,15,3 53,19,12 52,20,26 46,20,40
+m3_central           mca   0.8 0.4 pair 42,0,15 52,-1,17 60,-4,26 57,-8,40 48,-12,56
+m3_parietal          mca   0.8 0.4 pair 42,-28,14 52,-30,20 60,-36,32 54,-44,46 46,-48,54
+m3_angular           mca   0.8 0.4 pair 42,-28,14 52,-40,18 57,-54,20 50,-66,26 44,-74,28
+m3_temporal          mca   0.8 0.4 pair 40,-12,-3 50,-18,-3 61,-26,-2 64,-36,-4 60,-50,0
+m3_temporal_anterior mca   0.7 0.4 pair 31,5,-17 40,12,-22 52,8,-22 60,-4,-20 64,-16,-16
+m3_orbitofrontal     mca   0.7 0.4 pair 39,5,-8 42,20,-9 46,34,-6 46,42,4 42,46,16
+lenticulostriate     mca   0.0 0.0 pair 20,5,-14 23,3,-2 26,-3,12 26,-8,22
+medullary            mca   0.0 0.0 pair 28,8,24 30,-8,28 32,-26,28 34,-40,24
+a1                   aca   1.1 1.0 pair 11,4,-20 7,8,-18 2.5,12,-15
+acomm                aca   0.8 0.8 one  2.5,12,-15 -2.5,12,-15
+a2                   aca   1.0 0.9 pair 2.5,12,-15 2,20,-14 2,30,-8 2,37,2 2,37,10 2,30,21
+pericallosal         aca   0.9 0.5 pair 2,30,21 2,16,28 2,0,32 2,-16,34 2,-32,32 2,-42,26
+callosomarginal      aca   0.8 0.4 pair 2,37,6 4,44,16 5,40,30 5,26,42 6,10,50 6,-4,58
+frontopolar          aca   0.7 0.4 pair 2,30,-8 3,46,-6 5,60,4 7,60,18 12,54,30
+paracentral          aca   0.6 0.4 pair 2,-16,34 4,-26,46 6,-34,58 10,-36,66
+precuneal            aca   0.6 0.4 pair 2,-32,32 4,-46,42 6,-58,48 8,-64,54
+heubner              aca   0.0 0.0 pair 8,9,-16 11,14,-4 11,14,6
+basilar              stem  1.8 1.7 one  0,-26,-52 0,-24,-40 0,-20,-28 0,-17,-21
+p1                   pca   1.1 1.0 pair 0,-17,-21 5,-17,-20 11,-17,-19
+pcomm                pca   0.6 0.6 pair 11,2,-22 11,-8,-20 11,-17,-19
+p2                   pca   1.0 0.8 pair 11,-17,-19 18,-22,-16 22,-30,-10 19,-38,-5 15,-46,-1
+calcarine            pca   0.7 0.4 pair 15,-46,-1 12,-58,3 9,-72,6 8,-86,4 12,-96,4
+parieto_occipital    pca   0.7 0.4 pair 15,-46,-1 14,-58,10 13,-68,22 14,-78,34 18,-84,38
+temporo_occipital    pca   0.6 0.4 pair 20,-27,-14 30,-34,-17 38,-48,-17 40,-62,-13 36,-78,-10
+temporal_basal       pca   0.0 0.0 pair 20,-27,-14 30,-20,-24 36,-12,-30
+thalamoperforators   pca   0.0 0.0 pair 4,-17,-18 8,-18,-2 12,-20,10
+superior_cerebellar  other 0.6 0.4 pair 2,-18,-23 12,-24,-22 20,-44,-22 24,-62,-26
+cerebellar           other 0.0 0.0 pair 0,-24,-36 20,-50,-45 20,-75,-35
+"""
+_VEINS = """
+internal_cerebral    vein  0.9 1.2 pair 2,-2,11 2,-12,14 2,-24,12 1,-34,7
+galen                vein  2.0 2.3 one  0,-33,7 0,-39,5 0,-44,8
+straight             vein  2.3 2.8 one  0,-44,8 0,-60,2 0,-78,-6 0,-97,-12
+basal                vein  0.7 0.9 pair 12,-4,-16 17,-18,-12 12,-30,-2 1,-36,5
+thalamostriate       vein  0.6 0.8 pair 16,-20,20 12,-8,17 2,-2,11
+"""
 
-VEINS: tuple[Line, ...] = (
-    Line("internal_cerebral", "vein", ((2, -2, 11), (2, -12, 14), (2, -24, 12), (1, -34, 7)), (0.9, 1.2)),
-    Line("galen", "vein", ((0, -33, 7), (0, -39, 5), (0, -44, 8)), (2.0, 2.3), paired=False),
-    Line("straight", "vein", ((0, -44, 8), (0, -60, 2), (0, -78, -6), (0, -97, -12)), (2.3, 2.8), paired=False),
-    Line("basal", "vein", ((12, -4, -16), (17, -18, -12), (12, -30, -2), (1, -36, 5)), (0.7, 0.9)),
-    Line("thalamostriate", "vein", ((16, -20, 20), (12, -8, 17), (2, -2, 11)), (0.6, 0.8)),
-)  # fmt: skip
 
+def _parse(table: str) -> tuple[Line, ...]:
+    lines = []
+    for row in table.strip().splitlines():
+        name, territory, start, end, count, *nodes = row.split()
+        points = tuple(tuple(float(c) for c in node.split(",")) for node in nodes)
+        lines.append(Line(name, territory, points, (float(start), float(end)), count == "pair"))
+    return tuple(lines)
+
+
+ARTERIES = _parse(_ARTERIES)
+VEINS = _parse(_VEINS)
 TERRITORIES = ("mca", "aca", "pca", "other")
 
 
@@ -93,7 +105,6 @@ class Tube:
     name: str
     territory: str
     side: str
-    stem: bool
     points: FloatArray
     radius_mm: FloatArray
 
@@ -105,7 +116,7 @@ def tubes(head_map: HeadMap) -> list[Tube]:
         for side, sign in (("right", 1.0), ("left", -1.0)) if line.paired else (("both", 1.0),):
             mni, radius = _densify(line)
             points = head_map.from_mni(mni * np.array([[sign], [1], [1]]))
-            out.append(Tube(line.name, line.territory, side, line.stem, points, radius))
+            out.append(Tube(line.name, line.territory, side, points, radius))
     return out
 
 
@@ -153,9 +164,13 @@ def _rasterise(out, points, radius, soft):
     for i in range(points.shape[1]):
         rx, ry, rz, r = radius[0, i], radius[1, i], radius[2, i], radius[3, i]
         pad = 1 + soft / r
-        for k in range(max(0, int(points[2, i] - rz * pad)), min(nz, int(points[2, i] + rz * pad) + 2)):
+        for k in range(
+            max(0, int(points[2, i] - rz * pad)), min(nz, int(points[2, i] + rz * pad) + 2)
+        ):
             dz = (k - points[2, i]) / rz
-            for j in range(max(0, int(points[1, i] - ry * pad)), min(ny, int(points[1, i] + ry * pad) + 2)):
+            for j in range(
+                max(0, int(points[1, i] - ry * pad)), min(ny, int(points[1, i] + ry * pad) + 2)
+            ):
                 dy = (j - points[1, i]) / ry
                 for m in range(
                     max(0, int(points[0, i] - rx * pad)), min(nx, int(points[0, i] + rx * pad) + 2)
