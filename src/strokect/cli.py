@@ -1,9 +1,12 @@
-"""The command line. Exit codes: 0 done, 1 failure, 2 bad input, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 failure, 2 bad input, 130 Ctrl-C, 143 terminated."""
 
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +44,9 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show warnings, and the traceback of an error.")
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -161,25 +167,59 @@ def list_(
         typer.echo(f"{name:<{width}}  {entry.summary}{source}")
 
 
+#: What Typer raises for a wrong command line, wherever it keeps its copy of click.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which Typer swallows without a word."""
+
+
 def main() -> None:
-    """Run the command line; every expected error is one line on standard error."""
+    """Run the command line; every error is one line on standard error."""
     from strokect.core.errors import StrokeCTError
 
+    debug = "--debug" in sys.argv[1:]
+    if not debug:  # what libraries have to say is not for users
+        warnings.simplefilter("ignore")
+        logging.disable()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     try:
-        app(standalone_mode=True)
+        raise SystemExit(app(standalone_mode=False) or 0)
     except StrokeCTError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half-written. Run the same command again", 130)
+    except _UsageError as error:
+        if error.format_message():  # empty where the help was shown instead
+            command = error.ctx.command_path if getattr(error, "ctx", None) else "strokect"
+            _fail(f"{error.format_message().rstrip('.')}. See {command} --help", error.exit_code)
+        raise SystemExit(error.exit_code) from None
+    except _Stopped as stopped:
+        _fail(
+            "interrupted; nothing was left half-written. Run the same command again",
+            128 + stopped.args[0],
+        )
     except MemoryError:
         _fail("out of memory. Close other programs or use a smaller scan", 1)
-    except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or ''}", 1)
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        _fail(
+            f"unexpected error ({reason}). Please report it with what "
+            "`strokect --debug ...` prints for the same command",
+            1,
+        )
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(number)
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"strokect: {message}", err=True)
-    raise SystemExit(code)
+    typer.echo(f"strokect: {' '.join(message.split())}", err=True)
+    raise SystemExit(code) from None
 
 
 def _given(

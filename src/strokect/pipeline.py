@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokect import catalog
-from strokect.core.errors import GeometryError, ScanError
+from strokect.core.errors import CurveError, GeometryError, ScanError
 from strokect.core.quantities import QUANTITIES
 from strokect.core.result import Curves, InputCurve, Motion, PerfusionResult
 from strokect.core.types import (
@@ -36,6 +36,13 @@ from strokect.perfusion import curves as enhancement
 from strokect.perfusion import inputs, maps, motion, quality, sampling, tissue
 from strokect.provenance import provenance
 from strokect.settings import PerfusionSettings
+
+
+#: Fewer frames cannot hold a baseline and a passage; few are a quality finding, not an error.
+MIN_FRAMES = 5
+#: Soft tissue in stored values, HU + 1024. In HU only dense bone lies there, in few voxels.
+STORED_TISSUE = (1000.0, 1150.0)
+MAX_STORED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,7 @@ def analyse(
     estimator = catalog.load("estimators", settings.estimator)
     denoiser = catalog.load("denoisers", settings.denoise)
     rule = catalog.load("rules", settings.rule)
+    _check_values(series)
     with stages("motion") as progress:
         data, moved = _motion(series, settings, progress)
     with stages("brain"):
@@ -188,6 +196,26 @@ def finish(result: PerfusionResult, stages: Stages, folder: Path) -> dict[str, A
     summary = {**result.summary, **_cost(stages)}
     outputs.write_json(folder / outputs.DONE_FILE, summary)
     return summary
+
+
+def _check_values(series: CTSeries) -> None:
+    """Refuse, before any work, what can be no CT perfusion scan of a head in HU."""
+    data = series.data_hu
+    if len(data) < MIN_FRAMES:
+        raise ScanError(
+            f"{len(data)} time points, but perfusion needs at least {MIN_FRAMES}",
+            fix="Give the whole dynamic series",
+        )
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise ScanError(f"every voxel is {low:g}", fix="Check the series and its rescale values")
+    low, high = STORED_TISSUE
+    if float(((data[0] > low) & (data[0] < high)).mean()) > MAX_STORED_SHARE:
+        raise ScanError(
+            "the values are not HU: soft tissue lies near 1050, as in stored values without the "
+            "rescale intercept",
+            fix="Convert the scan again with its rescale intercept (often -1024)",
+        )
 
 
 def _motion(
@@ -264,6 +292,13 @@ def _given_curve(
     picked = prepared.data[(slice(None), *index.T)]
     picked = sampling.to_uniform(picked, index[:, 0], prepared.times_s, prepared.axis)
     picked = enhancement.subtract_baseline(picked, prepared.last_baseline)
+    peak, noise = float(picked.mean(axis=1).max()), prepared.noise_hu / np.sqrt(len(index))
+    if not peak > 4 * noise:
+        raise CurveError(
+            f"the given vessel ({source} of {len(index)} voxels) rises by {peak:.0f} HU only, no "
+            "more than noise",
+            fix="Choose voxels inside a vessel",
+        )
     return inputs.given_input(picked, index, grid, source)
 
 

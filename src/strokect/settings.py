@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from strokect import catalog
 from strokect.core.errors import SettingsError
 from strokect.perfusion.convolution import BloodConstants
 from strokect.perfusion.deconvolution import DeconvolutionOptions
@@ -15,11 +20,18 @@ from strokect.perfusion.inputs import InputOptions
 from strokect.perfusion.motion import MotionOptions
 from strokect.perfusion.tissue import TissueOptions
 
+#: Settings that may be negative.
+_SIGNED = ("motion.window_hu",)
+#: Settings that are shares: below 1.
+_SHARES = ("blood.haematocrit_large", "blood.haematocrit_small", "deconvolution.threshold")
+#: Which table of the catalog a setting takes its name from.
+_NAMES = {"estimator": "estimators", "denoise": "denoisers", "rule": "rules"}
+
 
 class PerfusionSettings(BaseModel):
     """How a CT perfusion scan is analysed. Names are those of ``catalog``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     estimator: str = "bsvd"
     denoise: str = "gaussian"
@@ -32,6 +44,18 @@ class PerfusionSettings(BaseModel):
     motion: MotionOptions = MotionOptions()
     tissue: TissueOptions = TissueOptions()
 
+    @model_validator(mode="after")
+    def _numbers_make_sense(self) -> PerfusionSettings:
+        for key, value in _numbers("", self.model_dump()):
+            name = key.split("[")[0]
+            if not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; give a number")
+            if value < 0 and name not in _SIGNED:
+                raise ValueError(f"{key} is {value:g}; it cannot be negative")
+            if value >= 1 and name in _SHARES:
+                raise ValueError(f"{key} is {value:g}; it is a share, below 1")
+        return self
+
 
 def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
     """Settings from a JSON file (or the defaults) with overrides; None overrides nothing.
@@ -39,15 +63,54 @@ def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
     Raises SettingsError that names the file, the key and what is wrong with it.
     """
     try:
-        text = "{}" if path is None else path.read_text()
-        settings = PerfusionSettings.model_validate_json(text)
-        given = {k: v for k, v in overrides.items() if v is not None}
-        return PerfusionSettings.model_validate(settings.model_dump() | given)
+        content = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"cannot read the settings ({error.strerror})", path) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(k) for k in first["loc"])
         raise SettingsError(
-            f"setting {key!r}: {first['msg']}" if key else first["msg"], path
+            f"cannot read the settings ({error.strerror})", path, "Check the path"
         ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"the settings are not JSON ({error})", path, 'Write e.g. {"estimator": "bsvd"}'
+        ) from error
+    if not isinstance(content, dict):
+        raise SettingsError("no JSON object", path, 'Write e.g. {"estimator": "bsvd"}')
+    given = {k: v for k, v in overrides.items() if v is not None}
+    try:
+        settings = PerfusionSettings.model_validate_json(json.dumps(content | given))
+    except ValidationError as error:
+        raise _in_one_line(error, path) from error
+    for key, table in _NAMES.items():
+        try:
+            catalog.load(table, getattr(settings, key))
+        except SettingsError as error:
+            raise SettingsError(error.what, None if key in given else path, error.fix) from error
+    return settings
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number in nested settings with its key, e.g. "motion.window_hu[0]"."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _numbers(f"{key}.{name}" if key else name, inner)
+    elif isinstance(value, list | tuple):
+        for n, inner in enumerate(value):
+            yield from _numbers(f"{key}[{n}]", inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
+def _in_one_line(error: ValidationError, path: Path | None) -> SettingsError:
+    """The first complaint of pydantic, with the key and, for an unknown one, the nearest."""
+    first = error.errors()[0]
+    *parents, last = [str(part) for part in first["loc"]] or [""]
+    key = ".".join([*parents, last])
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = PerfusionSettings().model_dump(mode="json")
+        for parent in parents:
+            known = known[parent]
+        near = difflib.get_close_matches(last, known, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        return SettingsError(f"unknown setting {key!r}", path, f"{hint}Known: {', '.join(known)}")
+    message = first["msg"].removeprefix("Value error, ")
+    found = f"setting {key!r}: {message}, found {first['input']!r}" if key else message
+    return SettingsError(found, path, "Correct the setting")

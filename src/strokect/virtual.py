@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,14 @@ from typing import Literal, get_args
 from strokect.core.errors import OutputExistsError, SettingsError
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
-from strokect.io.outputs import atomic_file, result_folder, to_json, write_json, write_table
+from strokect.io.outputs import (
+    atomic_file,
+    check_output_folder,
+    result_folder,
+    to_json,
+    write_json,
+    write_table,
+)
 from strokect.phantom.patient import SMALL, PatientConfig, VirtualPatient, make_patient
 
 Stroke = Literal["mca", "none"]
@@ -49,6 +58,9 @@ def make_patients(
     if options.stroke not in get_args(Stroke):
         choices = ", ".join(get_args(Stroke))
         raise SettingsError(f"no stroke is called {options.stroke!r}", "--stroke", f"Use {choices}")
+    if not math.isfinite(options.noise_hu):
+        raise SettingsError(f"noise of {options.noise_hu} HU", "--noise", "Give a number, e.g. 5")
+    _check_root(root)
     made = []
     for k in range(options.n):
         config = replace(
@@ -71,7 +83,8 @@ def make_patients(
 
 def write_patient(patient: VirtualPatient, layout: OwnLayout, dicom: bool) -> None:
     """Write scan, truth and (on request) DICOM of one patient; the scan folder comes last."""
-    for folder in (layout.truth_folder, layout.dicom_folder, layout.scan_folder):
+    layout.scan("ctp").unlink(missing_ok=True)  # from here on the old patient is not whole
+    for folder in (layout.scan_folder, layout.dicom_folder, layout.truth_folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
     with result_folder(layout.truth_folder) as folder:
@@ -94,10 +107,32 @@ def write_patient(patient: VirtualPatient, layout: OwnLayout, dicom: bool) -> No
         nifti.write_ctp(folder / layout.scan("ctp").name, patient.ctp)
 
 
+def _check_root(root: Path) -> None:
+    """Refuse a place that cannot be written to before any work."""
+    if root.exists() and not root.is_dir():
+        raise OutputExistsError(
+            "a file stands where the output folder should be", root, "Choose another name"
+        )
+    check_output_folder(root / f".{uuid.uuid4().hex}", overwrite=False)
+
+
 def _is_done(layout: OwnLayout, config: PatientConfig, options: VirtualOptions) -> bool:
-    """Whether the very patient that is asked for stands there. The scan is written last."""
+    """Whether the very patient that is asked for stands there. The scan is written last.
+
+    Raises OutputExistsError for a patient of other settings (without ``overwrite``), and for one
+    that has no truth: it is not virtual and is never replaced.
+    """
     truth = layout.truth_folder / f"{layout.stem}_truth.json"
-    if options.overwrite or not layout.scan("ctp").exists() or not truth.exists():
+    if not truth.exists():
+        for folder in (layout.scan_folder, layout.dicom_folder, layout.truth_folder):
+            if folder.exists() and any(folder.iterdir()):
+                raise OutputExistsError(
+                    "the folder holds something that strokect did not make",
+                    folder,
+                    "Choose another folder",
+                )
+        return False
+    if options.overwrite or not layout.scan("ctp").exists():
         return False
     if options.dicom and not layout.dicom_folder.exists():
         return False

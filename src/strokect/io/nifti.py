@@ -7,7 +7,6 @@ it states a unit. A missing or zero interval is refused, never guessed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -31,9 +30,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ScanError(f"unreadable JSON ({error})", path) from error
+        raise ScanError(f"unreadable JSON ({error})", path, "Correct or remove it") from error
     if not isinstance(content, dict):
-        raise ScanError("no JSON object", path)
+        raise ScanError("no JSON object", path, "Correct or remove it")
     return content
 
 
@@ -134,7 +133,7 @@ def read_times_file(path: Path) -> FloatArray:
     """Times in s: a sidecar, or text with one number per frame or one row of slices per frame."""
     try:
         if path.suffix == ".json":
-            times = _times_from_sidecar(read_json(path))
+            times = _times_from_sidecar(path)
             if times is None:
                 raise TimingError("no FrameTimesStart or AcquisitionTimes", path, _TIMES_FIX)
             return times
@@ -145,6 +144,12 @@ def read_times_file(path: Path) -> FloatArray:
         ]
         if len(rows) == 1:  # all frames on one line
             rows = [[value] for value in rows[0]]
+        if not rows or len({len(row) for row in rows}) > 1:
+            raise TimingError(
+                "rows of different lengths" if rows else "no times",
+                path,
+                "Give one time per frame, or one row of slices per frame",
+            )
         times = np.array([[float(v) for v in row] for row in rows])
     except OSError as error:
         raise TimingError(f"cannot read the times ({error.strerror})", path) from error
@@ -155,9 +160,11 @@ def read_times_file(path: Path) -> FloatArray:
 
 def _load(path: Path) -> tuple[FloatArray, Grid]:
     if not path.exists():
-        raise ScanError("no such file", path)
+        raise ScanError("no such file", path, "Check the path")
     try:
         image = nib.load(path)
+        if image.get_data_dtype().kind not in "biuf":
+            raise ScanError("colour or complex values, not HU", path, "Give the CT images")
         # The file runs x fastest, so the transpose is C-contiguous without a copy.
         data = np.asarray(image.dataobj, dtype=np.float32).T
     except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
@@ -209,7 +216,7 @@ def _times(
 def _own_times(path: Path, n_frames: int) -> FloatArray:
     sidecar = sidecar_path(path)
     if sidecar.exists():
-        times = _times_from_sidecar(read_json(sidecar))
+        times = _times_from_sidecar(sidecar)
         if times is not None:
             return times
     header: Any = nib.load(path).header
@@ -224,14 +231,22 @@ def _own_times(path: Path, n_frames: int) -> FloatArray:
     return np.arange(n_frames) * step * scale
 
 
-def _times_from_sidecar(fields: dict[str, Any]) -> FloatArray | None:
-    with contextlib.suppress(KeyError):
-        return np.array(fields["AcquisitionTimes"], float)
-    if "FrameTimesStart" not in fields:
-        return None
-    frames = np.array(fields["FrameTimesStart"], float)
-    if "SliceTiming" in fields:
-        return frames[:, None] + np.array(fields["SliceTiming"], float)[None]
+def _times_from_sidecar(path: Path) -> FloatArray | None:
+    fields, found = read_json(path), {}
+    for name, ndim in (("AcquisitionTimes", 2), ("FrameTimesStart", 1), ("SliceTiming", 1)):
+        if name not in fields:
+            continue
+        try:
+            found[name] = np.array(fields[name], float)
+        except (TypeError, ValueError):
+            found[name] = np.empty(0)
+        if found[name].ndim != ndim or not found[name].size:
+            raise TimingError(f"{name} is no list of times", path, _TIMES_FIX)
+    if "AcquisitionTimes" in found:
+        return found["AcquisitionTimes"]
+    frames = found.get("FrameTimesStart")
+    if frames is not None and "SliceTiming" in found:
+        return frames[:, None] + found["SliceTiming"]
     return frames
 
 

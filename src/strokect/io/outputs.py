@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
+import signal
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +33,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         endings = "".join(path.suffixes[-2:])
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=endings, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".partial-{uuid.uuid4().hex}{endings}")
         try:
+            temporary.touch(exist_ok=False)
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -48,21 +48,9 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
     A finished result is replaced only with ``overwrite``; a folder with other things in it never.
     Raises OutputExistsError; OutputError where the place cannot be written to.
     """
-    if folder.exists():
-        if not folder.is_dir():
-            raise OutputExistsError("a file stands where the output folder should be", folder)
-        if (folder / DONE_FILE).exists():
-            if not overwrite:
-                raise OutputExistsError(
-                    "a finished result is there already",
-                    folder,
-                    "Choose another folder or add --overwrite",
-                )
-        elif any(folder.iterdir()):
-            raise OutputExistsError(
-                "the folder is not empty and holds no strokect result", folder, "Choose a new one"
-            )
     with _writing_to(folder):
+        if folder.exists():
+            _check_replaceable(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder.parent).close()
 
@@ -75,20 +63,61 @@ def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output_folder(folder, overwrite)
     folder = folder.absolute()
+    mark = f"{folder.name[:50]}.{uuid.uuid4().hex}"
+    temporary, old = (folder.with_name(f".{mark}.{kind}") for kind in ("partial", "old"))
     with _writing_to(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
         try:
+            temporary.mkdir()
             yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            if folder.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-                folder.replace(old)
-                temporary.replace(folder)
-                shutil.rmtree(old)
-            else:
-                temporary.replace(folder)
+            with _uninterrupted():
+                if folder.exists():
+                    folder.replace(old)
+                try:
+                    temporary.replace(folder)
+                except OSError:
+                    if old.exists():
+                        old.replace(folder)
+                    raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with _uninterrupted():
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise OutputExistsError(
+            "a file stands where the output folder should be", folder, "Choose another name"
+        )
+    if (folder / DONE_FILE).exists():
+        if not overwrite:
+            raise OutputExistsError(
+                "a finished result is there already",
+                folder,
+                "Choose another folder or add --overwrite",
+            )
+    elif any(folder.iterdir()):
+        raise OutputExistsError(
+            "the folder is not empty and holds no strokect result", folder, "Choose a new one"
+        )
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while a result is put in its place or cleared away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -145,17 +174,12 @@ def _writing_to(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError("the disk is full", path, "Free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise OutputError(
-                f"cannot write the output ({error.strerror})", path, "Choose another folder"
-            ) from error
-        raise OutputError(f"cannot write the output ({error})", path) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        reason = error.strerror or str(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            reason = "a file stands where a folder is needed"
+        raise OutputError(
+            f"cannot write the output ({reason})", path, "Choose another folder"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,10 @@ from strokect.core.types import BoolArray, FloatArray, Grid
 
 BONE_HU = 200.0
 SOFT_HU = (-20.0, 130.0)
-CSF_HU = 18.0
+#: Pure CSF lies below the first value. Below the second, and beside pure CSF, a voxel holds much of
+#: it; away from CSF such attenuation is oedema or leukoaraiosis, which is tissue.
+CSF_HU, MIXED_HU = 16.0, 25.0
+MIXED_MM = 2.5
 #: Wide enough to cut the foramina and sutures that join brain to scalp, orbit and neck.
 OPENING_MM = 7.0
 #: CSF between brain and skull is peeled off no deeper than this.
@@ -50,15 +53,19 @@ def brain_masks(mean_hu: FloatArray, grid: Grid) -> BrainMasks:
             "no brain found inside a skull",
             fix="Check that this is a head scan in HU, or give --brain-mask",
         )
-    smooth = ndimage.gaussian_filter(mean_hu, smoothing_sigma_voxels(grid, 1.0, in_plane=True))
-    csf = inside & (smooth < CSF_HU)
+    csf = inside & _csf(mean_hu, grid)
     return BrainMasks(_without_rim(inside, csf, grid), inside, csf)
+
+
+def _csf(mean_hu: FloatArray, grid: Grid) -> BoolArray:
+    """CSF and voxels that hold much of it; unsmoothed, as sulci are about one voxel wide."""
+    pure = mean_hu < CSF_HU
+    return pure | ((mean_hu < MIXED_HU) & (_distance_mm(~pure, grid) <= MIXED_MM))
 
 
 def given_brain(mean_hu: FloatArray, brain: BoolArray, grid: Grid) -> BrainMasks:
     """Masks from a brain that the user drew: nothing outside it is looked at."""
-    smooth = ndimage.gaussian_filter(mean_hu, smoothing_sigma_voxels(grid, 1.0, in_plane=True))
-    return BrainMasks(brain, brain, brain & (smooth < CSF_HU))
+    return BrainMasks(brain, brain, brain & _csf(mean_hu, grid))
 
 
 def _inside_skull(mean_hu: FloatArray, grid: Grid) -> BoolArray:

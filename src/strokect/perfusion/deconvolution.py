@@ -42,13 +42,17 @@ class ResidueFit:
 
     flow : maximum of the flow-scaled residue, 1/s. volume : ratio of areas, tissue to artery.
     delay_s : arterial-tissue delay. tmax_s : time of the maximum of the residue.
-    MTT follows from the central volume theorem, volume / flow.
+    MTT follows from the central volume theorem, volume / flow. Where the method knows them:
+    flow_sd, tmax_sd_s : posterior SDs. hypoperfusion : probability of Tmax > 6 s.
     """
 
     flow: FloatArray
     volume: FloatArray
     delay_s: FloatArray
     tmax_s: FloatArray
+    flow_sd: FloatArray | None = None
+    tmax_sd_s: FloatArray | None = None
+    hypoperfusion: FloatArray | None = None
 
     @property
     def mtt_s(self) -> FloatArray:
@@ -102,7 +106,7 @@ def ssvd(
 
     .. [1] Ostergaard L et al., Magn Reson Med 1996;36:715-725.
     """
-    _check_aif(aif)
+    check_aif(aif)
     a = np.asarray(aif, float)
     before, after = np.r_[0.0, a[:-1]], np.r_[a[1:], a[-1]]
     matrix = interval_s * linalg.toeplitz((before + 4 * a + after) / 6, np.zeros_like(a))
@@ -121,7 +125,7 @@ def circulant_inverse(aif: FloatArray, interval_s: float, threshold: float) -> F
     Column t is the response to a unit sample at frame t; the second half of the rows holds
     negative times. threshold : share of the largest singular value.
     """
-    _check_aif(aif)
+    check_aif(aif)
     n = len(aif)
     spectrum = np.fft.fft(np.asarray(aif, float), 2 * n)
     size = np.abs(spectrum)
@@ -138,14 +142,15 @@ def oscillation_index(residues: FloatArray) -> FloatArray:
     return out
 
 
-def _check_aif(aif: FloatArray) -> None:
+def check_aif(aif: FloatArray) -> None:
+    """Raises CurveError for an arterial curve that cannot be deconvolved by."""
     if not np.isfinite(aif).all() or aif.max() <= 0 or aif.sum() <= 0:
         raise CurveError("the arterial curve never rises above its baseline")
 
 
 def _threshold_levels(aif: FloatArray) -> FloatArray:
     """Truncation levels, ascending, one per pair of singular values up to 95 % of the largest."""
-    _check_aif(aif)
+    check_aif(aif)
     size = np.abs(np.fft.rfft(np.asarray(aif, float), 2 * len(aif)))
     share = np.unique(np.round(size / size.max(), 9))
     return share[(share >= 0.01) & (share <= 0.95)]

@@ -41,8 +41,8 @@ Streams = Literal["head", "blood", "tissue", "stroke", "noise"]
 BLOOD_HU, SINUS_HU, CLOT_HU = 42.0, 52.0, 62.0
 #: Voxels with at least this share of CSF, or of vessel, count as CSF or vessel, not as tissue.
 CSF_SHARE, VESSEL_SHARE, TISSUE_VESSEL_LIMIT, CLOT_SHARE = 0.5, 0.3, 0.02, 0.15
-#: Least tissue (grey + white) of a voxel of the tissue masks.
-TISSUE_SHARE = 0.6
+#: Least tissue (grey + white) of a voxel of the tissue masks: the larger part of it.
+TISSUE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
