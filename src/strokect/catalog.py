@@ -15,31 +15,54 @@ from strokect.core.errors import SettingsError
 
 @dataclass(frozen=True)
 class Entry:
-    """One choice. target : "module:attribute" below ``strokect``."""
+    """One choice. target : "module:attribute" below ``strokect``. options : field of the settings
+    that holds its options."""
 
     target: str
     summary: str
     source: str = ""
+    options: str = ""
 
 
 ESTIMATORS = {
     "ssvd": Entry(
-        "perfusion.deconvolution:ssvd", "truncated SVD, delay-sensitive", "Ostergaard 1996"
+        "perfusion.deconvolution:ssvd",
+        "truncated SVD, delay-sensitive",
+        "Ostergaard 1996",
+        "deconvolution",
     ),
     "bsvd": Entry(
-        "perfusion.deconvolution:bsvd", "block-circulant SVD, delay-insensitive", "Wu 2003"
+        "perfusion.deconvolution:bsvd",
+        "block-circulant SVD, delay-insensitive",
+        "Wu 2003",
+        "deconvolution",
     ),
     "osvd": Entry(
         "perfusion.deconvolution:osvd",
         "block-circulant SVD, oscillation index per voxel",
         "Wu 2003",
+        "deconvolution",
+    ),
+    "bayes": Entry(
+        "perfusion.bayes:bayes",
+        "posterior mean over transit time, delay and residue shape",
+        "Mouridsen 2006, Boutelier 2012",
+        "bayesian",
     ),
 }
 DENOISERS = {
     "none": Entry("perfusion.denoise:none", "the data as they are"),
-    "gaussian": Entry("perfusion.denoise:gaussian", "in-plane Gaussian within the brain"),
+    "gaussian": Entry("perfusion.denoise:gaussian", "in-plane Gaussian"),
     "bilateral": Entry(
         "perfusion.denoise:bilateral", "in-plane bilateral filter per frame", "Tomasi 1998"
+    ),
+    "tips": Entry(
+        "perfusion.denoise:tips", "time-intensity-profile similarity, 4D", "Mendrik 2011"
+    ),
+    "nonlocal": Entry(
+        "perfusion.denoise:nonlocal_means",
+        "average of voxels alike in attenuation and bolus shape, 4D",
+        "after Buades 2005",
     ),
 }
 RULES = {

@@ -37,7 +37,6 @@ from strokect.perfusion import inputs, maps, motion, quality, sampling, tissue
 from strokect.provenance import provenance
 from strokect.settings import PerfusionSettings
 
-
 #: Fewer frames cannot hold a baseline and a passage; few are a quality finding, not an error.
 MIN_FRAMES = 5
 #: Soft tissue in stored values, HU + 1024. In HU only dense bone lies there, in few voxels.
@@ -129,7 +128,6 @@ def analyse(
     """
     stages = stages or Stages()
     estimator = catalog.load("estimators", settings.estimator)
-    denoiser = catalog.load("denoisers", settings.denoise)
     rule = catalog.load("rules", settings.rule)
     _check_values(series)
     with stages("motion") as progress:
@@ -140,24 +138,21 @@ def analyse(
     with stages("input functions"):
         curves = _input_functions(prepared, series.grid, settings, given)
     with stages("denoising"):
-        smooth = denoiser(data, prepared.masks.brain, series.grid, settings.denoising)
-        brain_curves = _uniform_curves(smooth, prepared.masks.brain, series.times_s, prepared.axis)
-        brain_curves = enhancement.subtract_baseline(brain_curves, prepared.last_baseline)
-        del smooth
+        vessels = _large_vessels(prepared, curves.aif, settings)
+        brain_curves = _denoised_curves(prepared, vessels, series, settings)
     with stages("deconvolution"):
         step = prepared.axis.interval_s
-        fit = estimator(brain_curves, curves.aif.curve_hu, step, settings.deconvolution)
+        options = getattr(settings, catalog.ESTIMATORS[settings.estimator].options)
+        fit = estimator(brain_curves, curves.aif.curve_hu, step, options)
         arrival = enhancement.arrival_s(curves.aif.curve_hu, step)
         flat = maps.voxel_maps(fit, brain_curves, arrival, step, settings.blood)
         volumes = {k: maps.to_volume(v, prepared.masks.brain) for k, v in flat.items()}
         curves = replace(curves, tissue_hu=brain_curves.mean(axis=1))
     with stages("tissue"):
-        brain = prepared.masks.brain
+        solid = prepared.masks.brain & ~prepared.masks.csf & ~vessels
         size = settings.tissue.smooth_mm
-        smoothed = {k: maps.median_in_mask(v, brain, series.grid, size) for k, v in volumes.items()}
-        lesion = tissue.segment(
-            smoothed, brain, prepared.masks.csf, series.grid, rule, settings.tissue
-        )
+        smoothed = {k: maps.median_in_mask(v, solid, series.grid, size) for k, v in volumes.items()}
+        lesion = tissue.segment(smoothed, solid, series.grid, rule, settings.tissue)
     masks = _masks(lesion, prepared, curves, series.grid)
     flags = _flags(series, prepared, curves, moved, lesion)
     result = PerfusionResult(
@@ -270,6 +265,30 @@ def _input_functions(
     return Curves(prepared.axis.time_s, aif, vof, nothing, tuple(others))
 
 
+def _large_vessels(prepared: _Prepared, aif: InputCurve, settings: PerfusionSettings) -> BoolArray:
+    """Voxels (Z, Y, X) whose undenoised curve holds more blood than tissue can."""
+    area = float(aif.curve_hu.sum(dtype=float)) / settings.blood.volume_to_cbv
+    cbv = prepared.raw.sum(axis=0) / area
+    noise = prepared.noise_hu * np.sqrt(len(prepared.raw)) / area
+    out = np.zeros(prepared.masks.inside.shape, bool)
+    out[prepared.masks.inside] = cbv > tissue.VESSEL_CBV + 2.0 * noise
+    return out
+
+
+def _denoised_curves(
+    prepared: _Prepared, vessels: BoolArray, series: CTSeries, settings: PerfusionSettings
+) -> FloatArray:
+    """Enhancement (N, V) of the brain, tissue and CSF denoised apart, large vessels left alone."""
+    denoiser = catalog.load("denoisers", settings.denoise)
+    brain, csf = prepared.masks.brain, prepared.masks.csf
+    smooth = prepared.data
+    for part in (brain & ~csf & ~vessels, brain & csf & ~vessels):
+        if part.any():
+            smooth = denoiser(smooth, part, series.grid, settings.denoising)
+    curves = _uniform_curves(smooth, brain, series.times_s, prepared.axis)
+    return enhancement.subtract_baseline(curves, prepared.last_baseline)
+
+
 def _manual_artery(prepared: _Prepared, grid: Grid, given: Given) -> InputCurve | None:
     if given.aif is not None:
         return _given_curve(prepared, np.argwhere(given.aif.data), grid, "mask")
@@ -295,8 +314,7 @@ def _given_curve(
     peak, noise = float(picked.mean(axis=1).max()), prepared.noise_hu / np.sqrt(len(index))
     if not peak > 4 * noise:
         raise CurveError(
-            f"the given vessel ({source} of {len(index)} voxels) rises by {peak:.0f} HU only, no "
-            "more than noise",
+            f"the vessel given as {source} rises by {peak:.0f} HU only, no more than noise",
             fix="Choose voxels inside a vessel",
         )
     return inputs.given_input(picked, index, grid, source)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from strokect import catalog
 from strokect.core.errors import SettingsError
+from strokect.perfusion.bayes import BayesOptions
 from strokect.perfusion.convolution import BloodConstants
 from strokect.perfusion.deconvolution import DeconvolutionOptions
 from strokect.perfusion.denoise import DenoiseOptions
@@ -21,9 +22,14 @@ from strokect.perfusion.motion import MotionOptions
 from strokect.perfusion.tissue import TissueOptions
 
 #: Settings that may be negative.
-_SIGNED = ("motion.window_hu",)
+_SIGNED = ("motion.window_hu", "bayesian.delay_s")
 #: Settings that are shares: below 1.
-_SHARES = ("blood.haematocrit_large", "blood.haematocrit_small", "deconvolution.threshold")
+_SHARES = (
+    "blood.haematocrit_large",
+    "blood.haematocrit_small",
+    "deconvolution.threshold",
+    "bayesian.min_shape",
+)
 #: Which table of the catalog a setting takes its name from.
 _NAMES = {"estimator": "estimators", "denoise": "denoisers", "rule": "rules"}
 
@@ -33,12 +39,13 @@ class PerfusionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    estimator: str = "bsvd"
-    denoise: str = "gaussian"
+    estimator: str = "bayes"
+    denoise: str = "nonlocal"
     rule: str = "rapid"
     motion_correction: bool = True
     blood: BloodConstants = BloodConstants()
     deconvolution: DeconvolutionOptions = DeconvolutionOptions()
+    bayesian: BayesOptions = BayesOptions()
     denoising: DenoiseOptions = DenoiseOptions()
     inputs: InputOptions = InputOptions()
     motion: MotionOptions = MotionOptions()

@@ -7,18 +7,18 @@ import dataclasses
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from strokect.core.errors import OutputExistsError, SettingsError
+from strokect.core.types import Progress
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
 from strokect.io.outputs import (
     atomic_file,
-    check_output_folder,
+    check_writable,
     result_folder,
     to_json,
     write_json,
@@ -73,7 +73,7 @@ def make_patients(
         stage = f"patient {layout.label}"
         done = _is_done(layout, config, options)
         if not done:
-            patient = make_patient(config, lambda d, t, s=stage: listener(s, d, t + 1))
+            patient = make_patient(config, _steps_of(stage, listener))
             write_patient(patient, layout, options.dicom)
         listener(stage, 1, 1)
         made.append((layout.scan_folder, not done))
@@ -107,13 +107,18 @@ def write_patient(patient: VirtualPatient, layout: OwnLayout, dicom: bool) -> No
         nifti.write_ctp(folder / layout.scan("ctp").name, patient.ctp)
 
 
+def _steps_of(stage: str, listener: Callable[[str, int, int], None]) -> Progress:
+    """Progress of one patient; writing it is the step that remains."""
+    return lambda done, total: listener(stage, done, total + 1)
+
+
 def _check_root(root: Path) -> None:
     """Refuse a place that cannot be written to before any work."""
     if root.exists() and not root.is_dir():
         raise OutputExistsError(
             "a file stands where the output folder should be", root, "Choose another name"
         )
-    check_output_folder(root / f".{uuid.uuid4().hex}", overwrite=False)
+    check_writable(root)
 
 
 def _is_done(layout: OwnLayout, config: PatientConfig, options: VirtualOptions) -> bool:

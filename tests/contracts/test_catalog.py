@@ -7,9 +7,9 @@ from strokect import catalog
 from strokect.core.errors import CurveError, SettingsError
 from strokect.core.types import Grid
 from strokect.perfusion.convolution import BLOOD, response_table, tissue_curves
-from strokect.perfusion.deconvolution import DeconvolutionOptions
 from strokect.perfusion.denoise import DenoiseOptions
 from strokect.perfusion.tissue import TissueRule
+from strokect.settings import PerfusionSettings
 
 DELAY_SENSITIVE = {"ssvd"}
 ESTIMATORS = sorted(catalog.ESTIMATORS)
@@ -46,7 +46,8 @@ def test_unknown_name_names_the_nearest():
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestEstimators:
     def run(self, name, curves, aif, interval_s):
-        return catalog.load("estimators", name)(curves, aif, interval_s, DeconvolutionOptions())
+        options = getattr(PerfusionSettings(), catalog.ESTIMATORS[name].options)
+        return catalog.load("estimators", name)(curves, aif, interval_s, options)
 
     def test_linear_in_flow(self, name):
         aif, curves, step = scan([60.0], 4.0, 1.0)

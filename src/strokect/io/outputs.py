@@ -55,6 +55,13 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
         tempfile.TemporaryFile(dir=folder.parent).close()
 
 
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and a file in it that is gone at once. Raises OutputError."""
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextmanager
 def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``folder``, renamed to it when the block succeeds.
@@ -78,6 +85,8 @@ def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
                     if old.exists():
                         old.replace(folder)
                     raise
+        except OutputError as error:  # name the folder that the user knows
+            raise OutputError(error.what, folder, error.fix) from error
         finally:
             with _uninterrupted():
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -6,6 +6,7 @@ outside the mask are returned as they came. Widths are in mm, strengths in HU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -14,15 +15,31 @@ from scipy import ndimage
 
 from strokect.core.geometry import smoothing_sigma_voxels
 from strokect.core.types import BoolArray, FloatArray, Grid
+from strokect.perfusion.curves import noise_sd
 
 
 @dataclass(frozen=True)
 class DenoiseOptions:
-    """sigma_mm : spatial width. range_hu : difference of profiles that still counts as alike
-    (bilateral, tips)."""
+    """sigma_mm : spatial width (gaussian, bilateral, tips). range_hu : difference of attenuation
+    that still counts as alike (bilateral); profile_hu : the same for whole profiles, as a root
+    mean square above the noise (tips).
 
-    sigma_mm: float = 2.5
+    nonlocal: window_mm, window_z_mm : spatial widths in plane and across slices; radius_mm : reach.
+    alike_hu : difference of mean attenuation that counts as alike. alike_noise : difference of
+    bolus features that does, in units of their noise. features : how many of them. presmooth_mm :
+    width at which features are compared.
+    """
+
+    sigma_mm: float = 2.0
     range_hu: float = 20.0
+    profile_hu: float = 3.0
+    window_mm: float = 3.5
+    window_z_mm: float = 5.0
+    radius_mm: float = 8.0
+    alike_hu: float = 4.0
+    alike_noise: float = 2.0
+    features: int = 4
+    presmooth_mm: float = 1.5
 
 
 def none(data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
@@ -47,23 +64,134 @@ def bilateral(
     data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
 ) -> FloatArray:
     """Bilateral filter per frame, in plane, within the mask (Tomasi 1998, ICCV p. 839)."""
-    offsets, weights = _neighbourhood(grid, options.sigma_mm)
+    offsets, weights = _window(grid, options.sigma_mm, 1.0, 2.5 * options.sigma_mm)
+    flat = offsets[:, 0] == 0
+    offsets, weights = offsets[flat, 1:], weights[flat]
     scale = np.float32(-0.5 / options.range_hu**2)
     out = data_hu.copy()
     _bilateral(data_hu, mask, offsets, weights, scale, out)
     return out
 
 
-def _neighbourhood(grid: Grid, sigma_mm: float) -> tuple[FloatArray, FloatArray]:
-    """In-plane offsets (N, 2) within 2.5 sigma and their Gaussian weights (N,)."""
-    _, dy, dx = grid.spacing_mm
-    radius = 2.5 * sigma_mm
-    hy, hx = int(radius / dy), int(radius / dx)
-    y, x = np.mgrid[-hy : hy + 1, -hx : hx + 1]
-    distance2 = (y * dy) ** 2 + (x * dx) ** 2
-    near = distance2 <= radius**2
-    offsets = np.stack([y[near], x[near]], axis=1).astype(np.int64)
-    return offsets, np.exp(-0.5 * distance2[near] / sigma_mm**2).astype(np.float32)
+def tips(data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
+    """Time-intensity-profile similarity filter (Mendrik 2011, Phys Med Biol 56:3857), in 4D.
+
+    A neighbour weighs by its distance and by the mean squared difference of the two profiles, less
+    what noise alone makes of it.
+    """
+    profiles = data_hu[:, mask]
+    offsets, weights = _window(grid, options.sigma_mm, options.sigma_mm, 2.5 * options.sigma_mm)
+    n, noise = len(profiles), float(np.median(noise_sd(profiles)))
+    features = profiles.T / np.float32(options.profile_hu * np.sqrt(n))
+    free = 2 * noise**2 / options.profile_hu**2
+    return _average(data_hu, mask, profiles, features, (offsets, weights), free)
+
+
+def nonlocal_means(
+    data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
+) -> FloatArray:
+    """Average of voxels around that look alike in mean attenuation and in bolus shape.
+
+    Comparing whole profiles compares mostly noise. Here a voxel is its temporal mean, which tells
+    grey from white matter, and its share of the leading principal components of the brain's
+    curves, which hold the bolus (as in guided or joint non-local means; Buades 2005, CVPR 2:60).
+    Profiles are averaged in full, so that their noise stays white and can be measured.
+    """
+    profiles = data_hu[:, mask]
+    mean = profiles.mean(axis=0)
+    curves = profiles - mean
+    some = curves[:, :: max(1, curves.shape[1] // 30_000)]
+    _, vectors = np.linalg.eigh((some @ some.T).astype(float))
+    components = vectors[:, ::-1].astype(np.float32)
+    smooth = _masked_gaussian(mask, smoothing_sigma_voxels(grid, options.presmooth_mm, True))
+    # A late component holds noise only: its spread after smoothing is the noise of all of them.
+    only_noise = smooth(components[:, len(components) // 2] @ curves)
+    spread = 1.4826 * float(np.median(np.abs(only_noise))) * np.sqrt(2.0) * options.alike_noise
+    spread = max(spread, 1e-3)  # a scan without noise
+    n_features = min(options.features, len(components) // 3)
+    features = [smooth(mean) / options.alike_hu]
+    features += [smooth(components[:, k] @ curves) / spread for k in range(n_features)]
+    window = _window(grid, options.window_mm, options.window_z_mm, options.radius_mm)
+    return _average(data_hu, mask, profiles, np.stack(features, axis=1), window, 0.0)
+
+
+def _masked_gaussian(
+    mask: BoolArray, sigma: tuple[float, ...]
+) -> Callable[[FloatArray], FloatArray]:
+    """Gaussian of values (V,) within the mask, normalised."""
+    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-3)[mask]
+
+    def smooth(values: FloatArray) -> FloatArray:
+        image = np.zeros(mask.shape, np.float32)
+        image[mask] = values
+        return ndimage.gaussian_filter(image, sigma)[mask] / weight
+
+    return smooth
+
+
+def _window(
+    grid: Grid, sigma_mm: float, sigma_z_mm: float, radius_mm: float
+) -> tuple[FloatArray, FloatArray]:
+    """Offsets (N, 3) in voxels within a radius, and their Gaussian weights (N,)."""
+    spacing = np.array(grid.spacing_mm)
+    half = (radius_mm / spacing).astype(np.int64)
+    offsets = np.indices(tuple(2 * half + 1)).reshape(3, -1).T - half
+    mm2 = (offsets * spacing) ** 2
+    near = mm2.sum(axis=1) <= radius_mm**2
+    exponent = mm2[near] @ np.array([sigma_z_mm, sigma_mm, sigma_mm]) ** -2.0
+    return offsets[near], np.exp(-0.5 * exponent).astype(np.float32)
+
+
+def _average(
+    data_hu: FloatArray,
+    mask: BoolArray,
+    profiles: FloatArray,
+    features: FloatArray,
+    window: tuple[FloatArray, FloatArray],
+    free: float,
+) -> FloatArray:
+    """Weighted means of profiles (T, V) by distance and by features (V, F); into a copy."""
+    number = np.full(mask.shape, -1, np.int64)
+    number[mask] = np.arange(profiles.shape[1])
+    result = np.empty((profiles.shape[1], len(profiles)), np.float32)
+    _weighted_means(
+        number, np.argwhere(mask), np.ascontiguousarray(features, np.float32),
+        np.ascontiguousarray(profiles.T), *window, np.float32(free), result,
+    )  # fmt: skip
+    out = data_hu.copy()
+    out[:, mask] = result.T
+    return out
+
+
+@numba.njit(parallel=True, cache=True, fastmath=True)
+def _weighted_means(number, position, features, profiles, offsets, spatial, free, out):
+    n_features, n_times = features.shape[1], profiles.shape[1]
+    n_z, n_y, n_x = number.shape
+    for i in numba.prange(len(position)):
+        total = np.zeros(n_times, np.float32)
+        norm = np.float32(0.0)
+        for k in range(len(spatial)):
+            z = position[i, 0] + offsets[k, 0]
+            y = position[i, 1] + offsets[k, 1]
+            x = position[i, 2] + offsets[k, 2]
+            if z < 0 or z >= n_z or y < 0 or y >= n_y or x < 0 or x >= n_x:
+                continue
+            j = number[z, y, x]
+            if j < 0:
+                continue
+            distance = np.float32(0.0)
+            for f in range(n_features):
+                difference = features[i, f] - features[j, f]
+                distance += difference * difference
+            distance = max(distance - free, np.float32(0.0))
+            if distance > 20:
+                continue
+            weight = spatial[k] * np.exp(np.float32(-0.5) * distance)
+            norm += weight
+            for t in range(n_times):
+                total[t] += weight * profiles[j, t]
+        for t in range(n_times):
+            out[i, t] = total[t] / norm
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)

@@ -81,11 +81,6 @@ class Tissue:
     reference_ml: float
 
 
-def parenchyma(brain: BoolArray, csf: BoolArray, cbv: FloatArray) -> BoolArray:
-    """Brain tissue: the brain without CSF and large vessels."""
-    return brain & ~csf & (cbv < VESSEL_CBV)
-
-
 def reference_values(
     maps: dict[str, FloatArray], tissue: BoolArray, options: TissueOptions
 ) -> tuple[dict[str, float], BoolArray]:
@@ -99,14 +94,16 @@ def reference_values(
 
 def segment(
     maps: dict[str, FloatArray],
-    brain: BoolArray,
-    csf: BoolArray,
+    solid: BoolArray,
     grid: Grid,
     rule: TissueRule,
     options: TissueOptions,
 ) -> Tissue:
-    """Apply a tissue rule to maps (Z, Y, X), smoothed already."""
-    tissue = parenchyma(brain, csf, maps["cbv"])
+    """Apply a tissue rule to maps (Z, Y, X), smoothed already.
+
+    solid : brain without CSF; what the CBV map shows to be a large vessel is left out too.
+    """
+    tissue = solid & (maps["cbv"] < VESSEL_CBV)
     means, unaffected = reference_values(maps, tissue, options)
     hypo = drop_islands(
         tissue & _holds(rule.hypoperfusion, maps, means), grid, options.min_island_ml
