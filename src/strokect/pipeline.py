@@ -375,7 +375,7 @@ def _summary(
     }
     return {
         "schema": outputs.SCHEMA,
-        "volumes_ml": {k: round(v, 3) for k, v in volumes.items()},
+        "volumes_ml": volumes,
         **tissue.indices(volumes, lesion, smoothed["tmax"], smoothed["cbv"]),
         "side": tissue.side_of(lesion.hypoperfusion, result.masks["brain"].data, grid),
         "criteria": tissue.trial_criteria(volumes["core"], volumes["hypoperfusion"]),

@@ -136,7 +136,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def to_json(content: Any) -> str:
-    """JSON text of ``content``; a number that is not finite becomes null."""
+    """JSON text of ``content``; a number that is not finite becomes null,
+    others keep ten digits."""
     return json.dumps(_plain(content), indent=2, ensure_ascii=False)
 
 
@@ -198,6 +199,6 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
+    if isinstance(value, float):  # ten digits, so that sums do not show their rounding
+        return float(f"{value:.10g}") if np.isfinite(value) else None
     return value
