@@ -3,23 +3,35 @@
 A block-circulant matrix is diagonal in the Fourier basis, with the spectrum of the zero-padded
 arterial curve as its singular values; truncating its SVD (Wu 2003, MRM 50:164) is therefore
 dropping frequencies where that spectrum is small. The pseudo-inverse of a scan is one small
-matrix, and a solve one matrix product over all voxels.
+matrix, and a solve one matrix product over all voxels. Residues are kept as rows, one voxel's
+samples together, for the kernels that read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from scipy import linalg
 
 from strokect.core.errors import CurveError
 from strokect.core.types import FloatArray
 
 #: Voxels solved at a time: their residues stay in the cache.
-BLOCK = 8192
+BLOCK = 4096
+#: osvd tries thresholds in this range of shares of the largest singular value.
+OSVD_LEVELS = (0.01, 0.95)
+
+
+class MeasureOptions(Protocol):
+    """What measuring residues needs to know."""
+
+    @property
+    def earliest_s(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -71,11 +83,8 @@ def bsvd(
 
     .. [1] Wu O et al., Magn Reson Med 2003;50:164-174.
     """
-    inverse = circulant_inverse(aif, interval_s, options.threshold)
-    fit = _Collector(curves, aif, interval_s, options)
-    for block in fit.blocks():
-        fit.store(block, inverse @ curves[:, block])
-    return fit.result()
+    inverse = circulant_inverse(aif, interval_s, options.threshold).T
+    return measured(lambda block: block.T @ inverse, curves, aif, interval_s, options)
 
 
 def osvd(
@@ -88,12 +97,19 @@ def osvd(
 
     .. [1] Wu O et al., Magn Reson Med 2003;50:164-174.
     """
-    levels = _threshold_levels(aif)
-    inverses = [circulant_inverse(aif, interval_s, level) for level in levels]
-    fit = _Collector(curves, aif, interval_s, options)
-    for block in fit.blocks():
-        fit.store(block, _least_oscillating(curves[:, block], inverses, options.oscillation_index))
-    return fit.result()
+    svd = CirculantSVD.of(aif, interval_s)
+    counts = svd.counts(*OSVD_LEVELS)
+    used = counts[-1]
+    analysis = svd.left[:, :used].astype(np.float32)
+    parts = np.ascontiguousarray((svd.right[:, :used] / svd.values[:used]).T, np.float32)
+    limit = np.float32(options.oscillation_index)
+
+    def solve(block: FloatArray) -> FloatArray:
+        residues = np.zeros((block.shape[1], 2 * len(aif)), np.float32)
+        _most_detailed(block.T @ analysis, parts, counts, limit, residues)
+        return residues
+
+    return measured(solve, curves, aif, interval_s, options)
 
 
 def ssvd(
@@ -112,11 +128,50 @@ def ssvd(
     matrix = interval_s * linalg.toeplitz((before + 4 * a + after) / 6, np.zeros_like(a))
     u, s, vt = linalg.svd(matrix)
     keep = s > options.threshold * s[0]
-    inverse = ((vt[keep].T / s[keep]) @ u[:, keep].T).astype(np.float32)
-    fit = _Collector(curves, aif, interval_s, options)
-    for block in fit.blocks():
-        fit.store(block, inverse @ curves[:, block])
-    return fit.result()
+    inverse = ((u[:, keep] / s[keep]) @ vt[keep]).astype(np.float32)  # transposed
+    return measured(lambda block: block.T @ inverse, curves, aif, interval_s, options)
+
+
+@dataclass(frozen=True, eq=False)
+class CirculantSVD:
+    """SVD of the block-circulant matrix of a curve: real Fourier vectors, in pairs.
+
+    values : (2T,) falling. left : (T, 2T), without the rows of the zero padding, where curves are
+    0. right : (2T, 2T); the second half of the rows holds negative times.
+    """
+
+    values: FloatArray
+    left: FloatArray
+    right: FloatArray
+
+    @classmethod
+    def of(cls, aif: FloatArray, interval_s: float) -> CirculantSVD:
+        """aif : (T,). Raises CurveError where it is empty."""
+        check_aif(aif)
+        n = len(aif)
+        spectrum = np.fft.rfft(np.asarray(aif, float), 2 * n)
+        frequency = np.r_[np.arange(n + 1), np.arange(1, n)]  # cosines, then sines
+        turn = np.where(np.arange(2 * n) <= n, 0.0, -np.pi / 2)
+        size, phase = np.abs(spectrum)[frequency], np.angle(spectrum)[frequency]
+        scale = np.where(frequency % n == 0, 1.0, np.sqrt(2.0)) / np.sqrt(2 * n)
+        angle = np.pi / n * np.outer(np.arange(2 * n), frequency) + turn
+        order = np.lexsort((frequency, -size))
+        return cls(
+            np.maximum(size * interval_s, 1e-12)[order],
+            (scale * np.cos(angle[:n] + phase))[:, order],
+            (scale * np.cos(angle))[:, order],
+        )
+
+    def counts(self, lowest: float, highest: float) -> npt.NDArray[np.intp]:
+        """How many singular values each truncation level keeps, rising.
+
+        A level stands between one pair of values and the next; thresholds are shares of the
+        largest value.
+        """
+        share = self.values / self.values[0]
+        ends = np.flatnonzero(np.diff(share, append=0.0) < -1e-9) + 1
+        inside = (share[ends - 1] >= lowest) & (share[ends - 1] <= highest)
+        return ends[inside] if inside.any() else ends[:1]
 
 
 def circulant_inverse(aif: FloatArray, interval_s: float, threshold: float) -> FloatArray:
@@ -125,21 +180,14 @@ def circulant_inverse(aif: FloatArray, interval_s: float, threshold: float) -> F
     Column t is the response to a unit sample at frame t; the second half of the rows holds
     negative times. threshold : share of the largest singular value.
     """
-    check_aif(aif)
-    n = len(aif)
-    spectrum = np.fft.fft(np.asarray(aif, float), 2 * n)
-    size = np.abs(spectrum)
-    kept = size >= threshold * size.max()
-    inverse = np.where(kept, spectrum.conj() / np.maximum(size, 1e-12) ** 2, 0.0)
-    kernel = np.fft.ifft(inverse).real / interval_s  # circulant: column t is the kernel moved by t
-    return np.stack([np.roll(kernel, t) for t in range(n)], axis=1).astype(np.float32)
+    svd = CirculantSVD.of(aif, interval_s)
+    kept = svd.values >= threshold * svd.values[0]
+    return ((svd.right[:, kept] / svd.values[kept]) @ svd.left[:, kept].T).astype(np.float32)
 
 
 def oscillation_index(residues: FloatArray) -> FloatArray:
-    """Oscillation index (V,) of residues (L, V): sum |second difference| / (L max) [Wu 2003]."""
-    out = np.empty(residues.shape[1], np.float32)
-    _oscillation(np.ascontiguousarray(residues), out)
-    return out
+    """Oscillation index (V,) of residues (V, L): sum |second difference| / (L max) [Wu 2003]."""
+    return np.array([_oscillation(row) for row in np.ascontiguousarray(residues)], np.float32)
 
 
 def check_aif(aif: FloatArray) -> None:
@@ -148,81 +196,52 @@ def check_aif(aif: FloatArray) -> None:
         raise CurveError("the arterial curve never rises above its baseline")
 
 
-def _threshold_levels(aif: FloatArray) -> FloatArray:
-    """Truncation levels, ascending, one per pair of singular values up to 95 % of the largest."""
-    check_aif(aif)
-    size = np.abs(np.fft.rfft(np.asarray(aif, float), 2 * len(aif)))
-    share = np.unique(np.round(size / size.max(), 9))
-    return share[(share >= 0.01) & (share <= 0.95)]
+def measured(
+    solve: Callable[[FloatArray], FloatArray],
+    curves: FloatArray,
+    aif: FloatArray,
+    interval_s: float,
+    options: MeasureOptions,
+) -> ResidueFit:
+    """Solve for residues block by block, and keep what they tell.
 
-
-def _least_oscillating(curves: FloatArray, inverses: list[FloatArray], limit: float) -> FloatArray:
-    """Residues (2T, B) at the first level whose oscillation index is below the limit."""
-    v = curves.shape[1]
-    low = np.zeros(v, np.intp)  # the answer lies in low .. high
-    high = np.full(v, len(inverses) - 1)
-    out = np.empty((inverses[0].shape[0], v), np.float32)
-    while (open_ := np.flatnonzero(low < high)).size:
-        middle = (low[open_] + high[open_]) // 2
-        for level in np.unique(middle):
-            here = open_[middle == level]
-            calm = oscillation_index(inverses[level] @ curves[:, here]) < limit
-            high[here[calm]] = level
-            low[here[~calm]] = level + 1
-    for level in np.unique(high):
-        here = np.flatnonzero(high == level)
-        out[:, here] = inverses[level] @ curves[:, here]
-    return out
-
-
-class _Collector:
-    """Walks over blocks of voxels and keeps what the residues tell."""
-
-    def __init__(
-        self, curves: FloatArray, aif: FloatArray, interval_s: float, options: DeconvolutionOptions
-    ):
-        self._interval_s = np.float32(interval_s)
-        self._earliest = round(options.earliest_s / interval_s)
-        self._n_frames, v = curves.shape
-        self._flow, self._tmax, self._delay = (np.empty(v, np.float32) for _ in range(3))
-        area = np.float32(np.sum(aif, dtype=float))
-        self._volume = curves.sum(axis=0, dtype=np.float32) / area
-
-    def blocks(self) -> Iterator[slice]:
-        for start in range(0, self._flow.size, BLOCK):
-            yield slice(start, min(start + BLOCK, self._flow.size))
-
-    def store(self, block: slice, residues: FloatArray) -> None:
-        """Measure residues (L, B): L = 2T for circulant methods, T for Toeplitz."""
-        circulant = residues.shape[0] == 2 * self._n_frames
-        early = min(self._earliest, self._n_frames - 1) if circulant else 0
+    solve : from curves (T, B) to residues (B, L), L = 2T for circulant methods, T for Toeplitz.
+    """
+    n, v = curves.shape
+    early = min(round(options.earliest_s / interval_s), n - 1)
+    area = np.float32(np.sum(aif, dtype=float))
+    flow, volume, delay, tmax = np.empty((4, v), np.float32)
+    for start in range(0, v, BLOCK):
+        block = slice(start, min(start + BLOCK, v))
+        residues = solve(curves[:, block])
         _measure(
-            np.ascontiguousarray(residues), self._n_frames, early, self._interval_s,
-            self._flow[block], self._tmax[block], self._delay[block],
+            residues, n, early if residues.shape[1] == 2 * n else 0, np.float32(interval_s),
+            flow[block], tmax[block], delay[block],
         )  # fmt: skip
+        np.divide(curves[:, block].sum(axis=0), area, out=volume[block])
+    return ResidueFit(flow, volume, delay, tmax)
 
-    def result(self) -> ResidueFit:
-        return ResidueFit(self._flow, self._volume, self._delay, self._tmax)
 
-
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, fastmath=True)
 def _measure(residues, n_frames, early, interval, flow, tmax, delay):
     """Height and time of the maximum (parabola), and the half-height on the way up.
 
-    Regularisation smooths the step at the arrival symmetrically, so that the half-height of the
-    flank marks the delay.
+    residues : (B, L). Regularisation smooths the step at the arrival symmetrically, so that the
+    half-height of the flank marks the delay.
     """
-    length, v = residues.shape
-    for i in numba.prange(v):
-        best = np.float32(-1e30)
-        top = 0
-        for t in range(-early, n_frames):
-            value = residues[t % length, i]
-            if value > best:
-                best = value
-                top = t
-        a = residues[(top - 1) % length, i]
-        c = residues[(top + 1) % length, i]
+    length = residues.shape[1]
+    for i in numba.prange(residues.shape[0]):
+        row = residues[i]
+        best = row[0]
+        for t in range(n_frames):
+            best = max(best, row[t])
+        for t in range(length - early, length):
+            best = max(best, row[t])
+        top = -early
+        while row[top % length] < best:
+            top += 1
+        a = row[(top - 1) % length]
+        c = row[(top + 1) % length]
         bend = a - 2 * best + c
         offset = np.float32(0.0)
         if bend < 0 and top > -early and top < n_frames - 1:
@@ -231,22 +250,67 @@ def _measure(residues, n_frames, early, interval, flow, tmax, delay):
         tmax[i] = (top + offset) * interval
         half = np.float32(0.5) * best
         t = top
-        while t > -early and residues[(t - 1) % length, i] > half:
+        while t > -early and row[(t - 1) % length] > half:
             t -= 1
-        low = residues[(t - 1) % length, i]
-        high = residues[t % length, i]
+        low = row[(t - 1) % length]
+        high = row[t % length]
         share = (half - low) / (high - low) if high > low else np.float32(1.0)
         delay[i] = (t - 1 + min(max(share, np.float32(0.0)), np.float32(1.0))) * interval
 
 
 @numba.njit(parallel=True, cache=True)
-def _oscillation(residues, out):
-    length, v = residues.shape
-    for i in numba.prange(v):
-        total = np.float32(0.0)
-        best = residues[0, i]
-        for t in range(length):
-            best = max(best, residues[t, i])
-        for t in range(1, length - 1):
-            total += abs(residues[t - 1, i] - 2 * residues[t, i] + residues[t + 1, i])
-        out[i] = total / (length * best) if best > 0 else np.float32(1e9)
+def _most_detailed(coefficients, parts, counts, limit, residues):
+    """The residue of each voxel at the smallest threshold that keeps it calm.
+
+    coefficients : (B, K), projections on singular vectors, from the largest value down.
+    parts : (K, L), what a unit of each adds to the residue. counts : (N,) rising, how many each
+    level adds up. residues : (B, L), zeros; filled.
+    Bisection; a level is built on the largest calm one below it, so that nothing is taken back.
+    """
+    n, length = residues.shape
+    chunk = 64
+    for c in numba.prange((n + chunk - 1) // chunk):
+        trial = np.empty(length, np.float32)
+        for i in range(c * chunk, min((c + 1) * chunk, n)):
+            calm = residues[i]
+            _add(calm, coefficients[i], parts, 0, counts[0])
+            low, high = 0, len(counts) - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                trial[:] = calm
+                _add(trial, coefficients[i], parts, counts[low], counts[middle])
+                if _oscillation(trial) < limit:
+                    low = middle
+                    calm[:] = trial
+                else:
+                    high = middle - 1
+
+
+@numba.njit(cache=True, fastmath=True)
+def _add(residue, coefficients, parts, first, end):
+    """Add parts first .. end - 1; four at a time, to load and store the residue less often."""
+    k = first
+    while k + 4 <= end:
+        a, b = coefficients[k], coefficients[k + 1]
+        c, d = coefficients[k + 2], coefficients[k + 3]
+        for t in range(len(residue)):
+            residue[t] += (a * parts[k, t] + b * parts[k + 1, t]) + (
+                c * parts[k + 2, t] + d * parts[k + 3, t]
+            )
+        k += 4
+    while k < end:
+        a = coefficients[k]
+        for t in range(len(residue)):
+            residue[t] += a * parts[k, t]
+        k += 1
+
+
+@numba.njit(cache=True, fastmath=True)
+def _oscillation(row):
+    total = np.float32(0.0)
+    best = row[0]
+    for t in range(len(row)):
+        best = max(best, row[t])
+    for t in range(1, len(row) - 1):
+        total += abs(row[t - 1] - np.float32(2.0) * row[t] + row[t + 1])
+    return total / (np.float32(len(row)) * best) if best > 0 else np.float32(1e9)

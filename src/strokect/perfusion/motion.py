@@ -19,6 +19,10 @@ from strokect.core.result import Motion
 from strokect.core.types import CTSeries, FloatArray, Grid, Progress, no_progress
 
 
+#: Median misfit at edges that the bolus may cause, HU.
+CONTRAST_MISFIT_HU = 5.0
+
+
 @dataclass(frozen=True)
 class MotionOptions:
     """point_mm : in-plane spacing of the points. smooth_mm : widths, coarse to fine.
@@ -198,8 +202,9 @@ def _apply(frame: FloatArray, grid: Grid, centre: FloatArray, parameters: FloatA
 
 
 def _beyond_repair(misfit: FloatArray, ratio: float) -> np.ndarray:
-    usual = float(np.median(misfit))
-    bad = np.flatnonzero(~(misfit <= ratio * max(usual, 1.0)))
+    # The passage of contrast alone leaves some HU of misfit, however quiet the scan.
+    usual = max(float(np.median(misfit)), CONTRAST_MISFIT_HU)
+    bad = np.flatnonzero(~(misfit <= ratio * usual))
     # If many frames misfit there is nothing to interpolate from: leave them, the flag tells.
     return bad if bad.size <= 0.2 * misfit.size else np.array([], int)
 
