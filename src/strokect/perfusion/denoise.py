@@ -27,7 +27,7 @@ class DenoiseOptions:
     nonlocal: window_mm, window_z_mm : spatial widths in plane and across slices; radius_mm : reach.
     alike_hu : difference of mean attenuation that counts as alike. alike_noise : difference of
     bolus features that does, in units of their noise. features : how many of them. presmooth_mm :
-    width at which features are compared.
+    width at which features are compared first. passes : each compares by the result of the last.
     """
 
     sigma_mm: float = 2.0
@@ -40,6 +40,7 @@ class DenoiseOptions:
     alike_noise: float = 2.0
     features: int = 4
     presmooth_mm: float = 1.5
+    passes: int = 2
 
 
 def none(data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
@@ -98,21 +99,34 @@ def nonlocal_means(
     Profiles are averaged in full, so that their noise stays white and can be measured.
     """
     profiles = data_hu[:, mask]
+    window = _window(grid, options.window_mm, options.window_z_mm, options.radius_mm)
+    sigma = smoothing_sigma_voxels(grid, options.presmooth_mm, in_plane=True)
+    guide = _features(profiles, _masked_gaussian(mask, sigma), options)
+    out = _average(data_hu, mask, profiles, guide, window, 0.0)
+    for _ in range(options.passes - 1):
+        # The average shows borders that the noise hid: average the raw profiles again by it.
+        guide = _features(out[:, mask], lambda values: values, options)
+        out = _average(data_hu, mask, profiles, guide, window, 0.0)
+    return out
+
+
+def _features(
+    profiles: FloatArray, smooth: Callable[[FloatArray], FloatArray], options: DenoiseOptions
+) -> FloatArray:
+    """What voxels are compared by, (V, F), scaled so that alike means within 1."""
     mean = profiles.mean(axis=0)
     curves = profiles - mean
     some = curves[:, :: max(1, curves.shape[1] // 30_000)]
     _, vectors = np.linalg.eigh((some @ some.T).astype(float))
     components = vectors[:, ::-1].astype(np.float32)
-    smooth = _masked_gaussian(mask, smoothing_sigma_voxels(grid, options.presmooth_mm, True))
     # A late component holds noise only: its spread after smoothing is the noise of all of them.
     only_noise = smooth(components[:, len(components) // 2] @ curves)
     spread = 1.4826 * float(np.median(np.abs(only_noise))) * np.sqrt(2.0) * options.alike_noise
     spread = max(spread, 1e-3)  # a scan without noise
-    n_features = min(options.features, len(components) // 3)
     features = [smooth(mean) / options.alike_hu]
-    features += [smooth(components[:, k] @ curves) / spread for k in range(n_features)]
-    window = _window(grid, options.window_mm, options.window_z_mm, options.radius_mm)
-    return _average(data_hu, mask, profiles, np.stack(features, axis=1), window, 0.0)
+    for k in range(min(options.features, len(components) // 3)):
+        features.append(smooth(components[:, k] @ curves) / spread)
+    return np.stack(features, axis=1)
 
 
 def _masked_gaussian(

@@ -50,7 +50,7 @@ def median_in_mask(volume: FloatArray, mask: BoolArray, grid: Grid, size_mm: flo
     brain is not drawn to 0.
     """
     _, dy, dx = grid.spacing_mm
-    size = (1, 2 * round(size_mm / dy / 2) + 1, 2 * round(size_mm / dx / 2) + 1)
+    size = (1, *(2 * max(round((size_mm / d - 1) / 2), 0) + 1 for d in (dy, dx)))
     if max(size) == 1 or not mask.any():
         return volume
     filled = volume.copy()
