@@ -24,8 +24,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/patients.py
+bench: $(VENV)/.installed  ## figures with their limits, JSON lines; both run, either can fail
+	$(BIN)/python benchmarks/accuracy.py; accuracy=$$?; \
+	$(BIN)/python benchmarks/speed.py && exit $$accuracy
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from common import figures, short
 from strokect import catalog
 from strokect.core.errors import StrokeCTError
 from strokect.core.geometry import resample
-from strokect.core.result import PerfusionResult
-from strokect.evaluate.overlap import dice
 from strokect.io import nifti
 from strokect.io.dicom_write import write_ct_series
 from strokect.phantom.patient import VirtualPatient, make_patient
@@ -45,35 +44,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dicom_volume_difference_percent": (0, 1),
     "dicom_map_correlation_min": (0.999, 1.0001),
 }
-
-
-def figures(patient: VirtualPatient, result: PerfusionResult) -> dict[str, Any]:
-    """Figures of one patient. Volumes in ml, biases in percent of the truth."""
-    found = {name: mask.data for name, mask in result.masks.items()}
-    true = {name: mask.data for name, mask in patient.masks.items()}
-    aif, curves = result.curves.aif, patient.curves
-    area = np.trapezoid(aif.curve_hu, result.curves.time_s)
-    out: dict[str, Any] = {
-        "aif_in_artery": bool(true["artery"][tuple(aif.voxels.T)].all()),
-        "aif_area_ratio": area / np.trapezoid(curves["aif_hu"], curves["time_s"]),
-        "side_right": result.summary["side"] == (patient.side or "none"),
-        "dice_brain": dice(found["brain"], true["brain"]),
-    }
-    for name in ("hypoperfusion", "core"):
-        volume, expected = result.masks[name].volume_ml, patient.masks[name].volume_ml
-        out[f"dice_{name}"] = dice(found[name], true[name])
-        out[f"{name}_ml"] = volume
-        out[f"{name}_true_ml"] = expected
-        out[f"{name}_error_ml"] = volume - expected
-        out[f"{name}_error_percent"] = 100 * (volume / expected - 1) if expected else None
-    healthy = true["grey"] & (patient.maps["tmax"].data < 4) & found["brain"]
-    for name in ("cbf", "cbv"):
-        middle, truth = (
-            float(np.median(m[name].data[healthy])) for m in (result.maps, patient.maps)
-        )
-        out[f"grey_{name}_median"] = middle
-        out[f"grey_{name}_bias_percent"] = 100 * (middle / truth - 1)
-    return out
 
 
 def dicom_figures(patient: VirtualPatient, settings: PerfusionSettings) -> dict[str, Any]:
@@ -120,15 +90,9 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
         if values:
             low, middle, high = min(values), statistics.median(values), max(values)
-            out.append({"figure": figure, "n": len(values), "min": _short(low),
-                        "median": _short(middle), "max": _short(high)})  # fmt: skip
+            out.append({"figure": figure, "n": len(values), "min": short(low),
+                        "median": short(middle), "max": short(high)})  # fmt: skip
     return out
-
-
-def _short(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    return float(f"{float(value):.5g}")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -167,7 +131,7 @@ def measure(
         unit = 1 if sys.platform == "darwin" else 1024
         found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
         for figure, value in found.items():
-            rows.append({"figure": figure, "seed": seed, "value": _short(value)})
+            rows.append({"figure": figure, "seed": seed, "value": short(value)})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 

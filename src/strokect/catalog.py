@@ -43,6 +43,18 @@ ESTIMATORS = {
         "Wu 2003",
         "deconvolution",
     ),
+    "tikhonov": Entry(
+        "perfusion.tikhonov:tikhonov",
+        "block-circulant ridge, weight per voxel by cross-validation or L-curve",
+        "Calamante 2003, Sourbron 2004",
+        "tikhonov",
+    ),
+    "nlr": Entry(
+        "perfusion.nlr:nlr",
+        "box residue, regression for flow, transit time and delay",
+        "Bennink 2016",
+        "regression",
+    ),
     "bayes": Entry(
         "perfusion.bayes:bayes",
         "posterior mean over transit time, delay and residue shape",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from strokect import catalog
 from strokect.core.errors import CurveError, GeometryError, ScanError
-from strokect.core.quantities import QUANTITIES
+from strokect.core.quantities import QUANTITIES, UNCERTAINTIES
 from strokect.core.result import Curves, InputCurve, Motion, PerfusionResult
 from strokect.core.types import (
     BoolArray,
@@ -153,6 +153,8 @@ def analyse(
         size = settings.tissue.smooth_mm
         smoothed = {k: maps.median_in_mask(v, solid, series.grid, size) for k, v in volumes.items()}
         lesion = tissue.segment(smoothed, solid, series.grid, rule, settings.tissue)
+        unsure = maps.uncertainty_maps(fit, lesion.reference["cbf"], settings.blood)
+        volumes |= {k: maps.to_volume(v, prepared.masks.brain) for k, v in unsure.items()}
     masks = _masks(lesion, prepared, curves, series.grid)
     flags = _flags(series, prepared, curves, moved, lesion)
     result = PerfusionResult(
@@ -177,7 +179,7 @@ def write_result(result: PerfusionResult, folder: Path, progress: Progress = no_
     total = len(result.maps) + len(result.masks)
     for n, (name, image) in enumerate(result.maps.items(), 1):
         unit = QUANTITIES[name].unit
-        path = folder / "maps" / f"{name}.nii.gz"
+        path = folder / ("uncertainty" if name in UNCERTAINTIES else "maps") / f"{name}.nii.gz"
         nifti.write_volume(path, image.data, image.grid, f"{name} [{unit}], research use only")
         progress(n, total)
     for n, (name, mask) in enumerate(result.masks.items(), 1 + len(result.maps)):

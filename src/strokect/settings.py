@@ -19,10 +19,12 @@ from strokect.perfusion.deconvolution import DeconvolutionOptions
 from strokect.perfusion.denoise import DenoiseOptions
 from strokect.perfusion.inputs import InputOptions
 from strokect.perfusion.motion import MotionOptions
+from strokect.perfusion.nlr import NlrOptions
+from strokect.perfusion.tikhonov import TikhonovOptions
 from strokect.perfusion.tissue import TissueOptions
 
 #: Settings that may be negative.
-_SIGNED = ("motion.window_hu", "bayesian.delay_s")
+_SIGNED = ("motion.window_hu", "bayesian.delay_s", "regression.delay_s")
 #: Settings that are shares: below 1.
 _SHARES = (
     "blood.haematocrit_large",
@@ -45,6 +47,8 @@ class PerfusionSettings(BaseModel):
     motion_correction: bool = True
     blood: BloodConstants = BloodConstants()
     deconvolution: DeconvolutionOptions = DeconvolutionOptions()
+    tikhonov: TikhonovOptions = TikhonovOptions()
+    regression: NlrOptions = NlrOptions()
     bayesian: BayesOptions = BayesOptions()
     denoising: DenoiseOptions = DenoiseOptions()
     inputs: InputOptions = InputOptions()

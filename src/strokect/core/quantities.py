@@ -36,6 +36,34 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("ttp", "TTP", "Time to peak from arterial arrival", "s", "s", (0, 25), "turbo"),
         Quantity("delay", "Delay", "Arterial-tissue delay", "s", "s", (0, 10), "turbo"),
         Quantity(
+            "cbf_sd",
+            "CBF SD",
+            "Posterior SD of CBF",
+            "ml/100g/min",
+            "mL/(100.g.min)",
+            (0, 20),
+            "viridis",
+        ),
+        Quantity("tmax_sd", "Tmax SD", "Posterior SD of Tmax", "s", "s", (0, 4), "viridis"),
+        Quantity(
+            "p_hypoperfusion",
+            "P(hypoperfusion)",
+            "Probability of Tmax above 6 s",
+            "probability",
+            "1",
+            (0, 1),
+            "viridis",
+        ),
+        Quantity(
+            "p_core",
+            "P(core)",
+            "Probability of rCBF below 0.30 and Tmax above 6 s",
+            "probability",
+            "1",
+            (0, 1),
+            "viridis",
+        ),
+        Quantity(
             "mip",
             "MIP",
             "Temporal maximum intensity projection",
@@ -46,3 +74,6 @@ QUANTITIES: dict[str, Quantity] = {
         ),
     )
 }
+
+#: Quantities that say how sure the others are; kept in a folder of their own.
+UNCERTAINTIES = ("cbf_sd", "tmax_sd", "p_hypoperfusion", "p_core")

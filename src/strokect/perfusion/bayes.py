@@ -34,7 +34,9 @@ class BayesOptions:
     mtt_s, n_mtt : range and number of transit times, geometric. delay_s, delay_step_s : range and
     step of delays. shapes : residue families; how common each is, is learnt from the scan itself.
     min_shape : families rarer than this are left out. prior_mtt_s, prior_mtt_log_sd : log-normal
-    prior on MTT. noise_floor_hu : curves are never believed better than this.
+    prior on MTT. noise_floor_hu : curves are never believed better than this. noise_factor : the
+    noise counts for this many times what is measured in time, as denoised neighbours share their
+    noise and borders blur; 2 calibrates the probability of hypoperfusion (docs/results.md).
     """
 
     mtt_s: tuple[float, float] = (1.0, 40.0)
@@ -46,6 +48,7 @@ class BayesOptions:
     prior_mtt_s: float = 5.0
     prior_mtt_log_sd: float = 0.8
     noise_floor_hu: float = 0.2
+    noise_factor: float = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ def bayes(
     interval_s : sampling interval, s; uniform. Noise is measured from the curves themselves.
     Tmax is delay + MTT / 2, the middle of the transit. Raises CurveError for an empty AIF.
     """
-    sigma = max(noise_level(curves), options.noise_floor_hu)
+    sigma = max(options.noise_factor * noise_level(curves), options.noise_floor_hu)
     grid = learn_shapes(dictionary(aif, interval_s, options), curves, sigma, options)
     scale, tmax = sigma / grid.norm, grid.delay_s + grid.mtt_s / 2
     table = np.stack(

@@ -83,7 +83,8 @@ def bsvd(
 
     .. [1] Wu O et al., Magn Reson Med 2003;50:164-174.
     """
-    inverse = circulant_inverse(aif, interval_s, options.threshold).T.copy()
+    rows = rows_needed(len(aif), interval_s, options)
+    inverse = circulant_inverse(aif, interval_s, options.threshold)[rows].T.copy()
     return measured(lambda block: project(block, inverse), curves, aif, interval_s, options)
 
 
@@ -196,6 +197,16 @@ def check_aif(aif: FloatArray) -> None:
         raise CurveError("the arterial curve never rises above its baseline")
 
 
+def rows_needed(n: int, interval_s: float, options: MeasureOptions) -> npt.NDArray[np.intp]:
+    """Rows of circulant residues (2T, V) that measuring looks at: T + 2 and the early ones."""
+    early = _early_frames(n, interval_s, options)
+    return np.r_[: n + 1, max(n + 1, 2 * n - early - 1) : 2 * n]
+
+
+def _early_frames(n: int, interval_s: float, options: MeasureOptions) -> int:
+    return max(min(round(options.earliest_s / interval_s), n - 2), 0)
+
+
 def measured(
     solve: Callable[[FloatArray], FloatArray],
     curves: FloatArray,
@@ -205,17 +216,18 @@ def measured(
 ) -> ResidueFit:
     """Solve for residues block by block, and keep what they tell.
 
-    solve : from curves (T, B) to residues (B, L), L = 2T for circulant methods, T for Toeplitz.
+    solve : from curves (T, B) to residues (B, L): times 0 .. and, last, those before 0. L = T for
+    Toeplitz, more for circulant methods: 2T or the ``rows_needed``.
     """
     n, v = curves.shape
-    early = min(round(options.earliest_s / interval_s), n - 1)
+    early = _early_frames(n, interval_s, options)
     area = np.float32(np.sum(aif, dtype=float))
     flow, volume, delay, tmax = np.empty((4, v), np.float32)
     for start in range(0, v, BLOCK):
         block = slice(start, min(start + BLOCK, v))
         residues = solve(curves[:, block])
         _measure(
-            residues, n, early if residues.shape[1] == 2 * n else 0, np.float32(interval_s),
+            residues, n, early if residues.shape[1] > n else 0, np.float32(interval_s),
             flow[block], tmax[block], delay[block],
         )  # fmt: skip
         _total(curves[:, block], area, volume[block])

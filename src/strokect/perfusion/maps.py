@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from strokect.core.types import BoolArray, FloatArray, Grid
 from strokect.perfusion.convolution import BLOOD, BloodConstants
@@ -12,6 +12,8 @@ from strokect.perfusion.deconvolution import ResidueFit
 
 #: Upper limits of what is still physiology; beyond them lies noise over a near-zero flow.
 MAX_MTT_S = 60.0
+#: Threshold of core, and share of the posterior's spread at which its probability is calibrated.
+CORE_RCBF, CORE_SPREAD = 0.30, 0.7
 
 
 def voxel_maps(
@@ -32,6 +34,27 @@ def voxel_maps(
     maps = {
         "cbf": cbf, "cbv": cbv, "mtt": mtt, "tmax": fit.tmax_s, "ttp": np.maximum(ttp, 0),
         "delay": fit.delay_s,
+    }  # fmt: skip
+    return {name: values.astype(np.float32) for name, values in maps.items()}
+
+
+def uncertainty_maps(
+    fit: ResidueFit, reference_cbf: float, blood: BloodConstants = BLOOD
+) -> dict[str, FloatArray]:
+    """Posterior SDs and probabilities, (V,) float32; empty for a method that knows none.
+
+    reference_cbf : mean CBF of unaffected tissue. p_core is the probability of a CBF below 0.30 of
+    it, by a log-normal with the posterior's spread, and of Tmax > 6 s.
+    """
+    if fit.flow_sd is None or fit.tmax_sd_s is None or fit.hypoperfusion is None:
+        return {}
+    cbf, sd = fit.flow * blood.flow_to_cbf, fit.flow_sd * blood.flow_to_cbf
+    cbf = np.maximum(cbf, 1e-3)
+    spread = np.maximum(CORE_SPREAD * np.sqrt(np.log1p((sd / cbf) ** 2)), 1e-3)
+    below = special.ndtr((np.log(CORE_RCBF * reference_cbf) - np.log(cbf)) / spread)
+    maps = {
+        "cbf_sd": sd, "tmax_sd": fit.tmax_sd_s, "p_hypoperfusion": fit.hypoperfusion,
+        "p_core": below * fit.hypoperfusion,
     }  # fmt: skip
     return {name: values.astype(np.float32) for name, values in maps.items()}
 

@@ -18,7 +18,6 @@ from strokect.core.geometry import smoothing_sigma_voxels
 from strokect.core.result import Motion
 from strokect.core.types import CTSeries, FloatArray, Grid, Progress, no_progress
 
-
 #: Median misfit at edges that the bolus may cause, HU.
 CONTRAST_MISFIT_HU = 5.0
 

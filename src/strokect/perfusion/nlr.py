@@ -67,7 +67,9 @@ class Artery:
         beyond = np.maximum(time_s - self.end_s, 0.0) * self.curve(self.end_s)
         return self.integral(np.clip(time_s, 0.0, self.end_s)) + beyond
 
-    def box_response(self, time_s: FloatArray, mtt_s: FloatArray, delay_s: FloatArray) -> FloatArray:
+    def box_response(
+        self, time_s: FloatArray, mtt_s: FloatArray, delay_s: FloatArray
+    ) -> FloatArray:
         """Tissue curve of unit flow with a box residue, HU s; arguments broadcast."""
         after = time_s - delay_s
         return self.area_until(after) - self.area_until(after - mtt_s)
@@ -97,9 +99,10 @@ def nlr(curves: FloatArray, aif: FloatArray, interval_s: float, options: NlrOpti
     out = np.empty((3, v), np.float32)
     for first in range(0, v, BLOCK):
         block = slice(first, min(first + BLOCK, v))
+        centred = curves[:, block] - curves[:, block].mean(axis=0)  # else float32 runs short
         _fit(
-            np.ascontiguousarray(curves[:, block].T), project(curves[:, block], atoms), starts,
-            bounds, tables, np.float32(interval_s), early, options.iterations, out[:, block],
+            np.ascontiguousarray(centred.T), project(centred, atoms), starts, bounds, tables,
+            np.float32(interval_s), early, options.iterations, out[:, block],
         )  # fmt: skip
     flow, transit, lag = out
     return ResidueFit(flow, flow * transit, lag, lag + transit / 2)

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from strokect.core.types import FloatArray
-from strokect.perfusion.deconvolution import CirculantSVD, ResidueFit, measured, project
+from strokect.perfusion.deconvolution import (
+    CirculantSVD,
+    ResidueFit,
+    measured,
+    project,
+    rows_needed,
+)
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,14 @@ def tikhonov(
     inverses = ridge_factors(svd, weights) / svd.values  # (N, 2T)
     tables = _norm_tables(svd, weights)
     choose = gcv_choice if options.choice == "gcv" else l_curve_choice
+    synthesis = svd.right[rows_needed(len(aif), interval_s, options)].T
     loss = (1 - ridge_factors(svd, weights)).sum(axis=1)  # degrees of freedom left to noise
 
     def solve(block: FloatArray) -> FloatArray:
         coefficients = project(block, svd.left)
         misfit, size = np.split(project(np.square(coefficients).T, tables), 2, axis=1)
         chosen = choose(misfit, size, loss)
-        return project((coefficients * inverses[chosen]).astype(np.float32).T, svd.right.T)
+        return project((coefficients * inverses[chosen]).astype(np.float32).T, synthesis)
 
     inverses = inverses.astype(np.float32)
     return measured(solve, curves, aif, interval_s, options)
