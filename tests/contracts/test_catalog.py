@@ -12,6 +12,8 @@ from strokect.perfusion.tissue import TissueRule
 from strokect.settings import PerfusionSettings
 
 DELAY_SENSITIVE = {"ssvd"}
+#: A method that fits one residue family measures areas right for that family only.
+OWN_SHAPE = {"nlr": "box"}
 ESTIMATORS = sorted(catalog.ESTIMATORS)
 
 
@@ -56,7 +58,8 @@ class TestEstimators:
         assert two.tmax_s == pytest.approx(one.tmax_s, abs=0.05)
 
     def test_volume_is_the_ratio_of_areas(self, name):
-        aif, curves, step = scan([60.0, 25.0], [4.0, 5.0], 0.0)
+        shape = OWN_SHAPE.get(name, "exponential")
+        aif, curves, step = scan([60.0, 25.0], [4.0, 5.0], 0.0, shape=shape)
         cbv = self.run(name, curves, aif, step).volume * BLOOD.volume_to_cbv
         assert cbv == pytest.approx([4.0, 25 * 5 / 60], rel=0.05)
 
