@@ -137,6 +137,12 @@ def analyse(
     mean_hu, mip = data.mean(axis=0), data.max(axis=0)
     with stages("input functions"):
         curves = _input_functions(prepared, series.grid, settings, given)
+        first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
+        if 0 <= first < prepared.last_baseline:
+            # The few arteries filled before the many vessels that the baseline was judged by.
+            raw = enhancement.subtract_baseline(prepared.raw, first)
+            prepared = replace(prepared, raw=raw, last_baseline=first)
+            curves = _input_functions(prepared, series.grid, settings, given)
     with stages("denoising"):
         vessels = _large_vessels(prepared, curves.aif, settings)
         brain_curves = _denoised_curves(prepared, vessels, series, settings)

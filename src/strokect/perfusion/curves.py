@@ -43,11 +43,17 @@ def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
             f"{noise_hu:.1f} HU",
             fix="Check that this is the CT perfusion series and that contrast was given",
         )
-    level = low[best] + 2 * ARRIVAL_FRACTION * rise[best]
+    return max(int(np.quantile(frames_before_arrival(curves[:, best]), 0.02)) - 1, 0)
+
+
+def frames_before_arrival(curves: FloatArray) -> npt.NDArray[np.intp]:
+    """Last frame (V,) before each strong curve (T, V), of any baseline, rises to its peak; -1 if
+    it starts high."""
+    low = np.quantile(curves, 0.1, axis=0)
+    level = low + 2 * ARRIVAL_FRACTION * (curves.max(axis=0) - low)
     frames = np.arange(len(curves))[:, None]
-    before = (curves[:, best] < level) & (frames < np.argmax(curves[:, best], axis=0))
-    arrivals = np.where(before, frames, -1).max(axis=0)
-    return max(int(np.quantile(arrivals, 0.02)) - 1, 0)
+    before = (curves < level) & (frames < np.argmax(curves, axis=0))
+    return np.where(before, frames, -1).max(axis=0)
 
 
 def _is_bolus(curve: FloatArray) -> bool:
