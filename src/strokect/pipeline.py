@@ -289,12 +289,11 @@ def _denoised_curves(
     """Enhancement (N, V) of the brain, tissue and CSF denoised apart, large vessels left alone."""
     denoiser = catalog.load("denoisers", settings.denoise)
     brain, csf = prepared.masks.brain, prepared.masks.csf
-    smooth = prepared.data
+    smooth = sampling.scan_to_uniform(prepared.data, series.times_s, prepared.axis)
     for part in (brain & ~csf & ~vessels, brain & csf & ~vessels):
         if part.any():
             smooth = denoiser(smooth, part, series.grid, settings.denoising)
-    curves = _uniform_curves(smooth, brain, series.times_s, prepared.axis)
-    return enhancement.subtract_baseline(curves, prepared.last_baseline)
+    return enhancement.subtract_baseline(smooth[:, brain], prepared.last_baseline)
 
 
 def _manual_artery(prepared: _Prepared, grid: Grid, given: Given) -> InputCurve | None:

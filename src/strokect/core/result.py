@@ -46,7 +46,7 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Rigid head motion per frame, relative to the reference frame.
+    """Rigid head motion per frame, relative to the first good frame.
 
     time_s : (T,) frame times, s. parameters : (T, 6), translation x, y, z in mm and rotation about
     x, y, z in degrees (RAS), turning about centre_mm. displacement_mm : (T,) mean displacement of

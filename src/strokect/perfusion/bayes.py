@@ -36,11 +36,11 @@ class BayesOptions:
     min_shape : families rarer than this are left out. prior_mtt_s, prior_mtt_log_sd : log-normal
     prior on MTT. noise_floor_hu : curves are never believed better than this. noise_factor : the
     noise counts for this many times what is measured in time, as denoised neighbours share their
-    noise and borders blur; 2 calibrates the probability of hypoperfusion (docs/results.md).
+    noise and borders blur; 1.5 calibrates the probability of hypoperfusion (docs/results.md).
     """
 
     mtt_s: tuple[float, float] = (1.0, 40.0)
-    n_mtt: int = 24
+    n_mtt: int = 32
     delay_s: tuple[float, float] = (-5.0, 14.0)
     delay_step_s: float = 0.5
     shapes: tuple[ResidueShape, ...] = ("box", "gamma", "linear", "exponential")
@@ -48,7 +48,7 @@ class BayesOptions:
     prior_mtt_s: float = 5.0
     prior_mtt_log_sd: float = 0.8
     noise_floor_hu: float = 0.2
-    noise_factor: float = 2.0
+    noise_factor: float = 1.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,10 @@ from strokect.perfusion.deconvolution import ResidueFit
 
 #: Upper limits of what is still physiology; beyond them lies noise over a near-zero flow.
 MAX_MTT_S = 60.0
-#: Threshold of core, and share of the posterior's spread at which its probability is calibrated.
-CORE_RCBF, CORE_SPREAD = 0.30, 0.7
+CORE_RCBF = 0.30
+#: Calibration of the probability of core on virtual patients (docs/results.md): share of the
+#: posterior's spread, and shift in units of it, as near the threshold penumbra outnumbers core.
+CORE_SPREAD, CORE_SHIFT = 0.5, 0.45
 
 
 def voxel_maps(
@@ -51,7 +53,8 @@ def uncertainty_maps(
     cbf, sd = fit.flow * blood.flow_to_cbf, fit.flow_sd * blood.flow_to_cbf
     cbf = np.maximum(cbf, 1e-3)
     spread = np.maximum(CORE_SPREAD * np.sqrt(np.log1p((sd / cbf) ** 2)), 1e-3)
-    below = special.ndtr((np.log(CORE_RCBF * reference_cbf) - np.log(cbf)) / spread)
+    z = (np.log(CORE_RCBF * reference_cbf) - np.log(cbf)) / spread
+    below = special.ndtr(z - CORE_SHIFT)
     maps = {
         "cbf_sd": sd, "tmax_sd": fit.tmax_sd_s, "p_hypoperfusion": fit.hypoperfusion,
         "p_core": below * fit.hypoperfusion,

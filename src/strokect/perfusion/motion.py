@@ -53,10 +53,12 @@ class _Level:
 def correct_motion(
     series: CTSeries, options: MotionOptions, progress: Progress = no_progress
 ) -> tuple[FloatArray, Motion]:
-    """Align all frames with the reference frame.
+    """Align all frames with the first good frame.
 
-    Returns the aligned (T, Z, Y, X) float32, HU (the input array itself where nothing moved), and
-    the motion found. Frames beyond repair are interpolated from their neighbours in time.
+    They are registered to the frame most like the others, which is the easiest to fit, and told
+    relative to the first, where a reader expects the head. Returns the aligned (T, Z, Y, X)
+    float32, HU (the input array itself where nothing moved), and the motion found. Frames beyond
+    repair are interpolated from their neighbours in time.
     """
     data, grid = series.data_hu, series.grid
     reference = _reference_frame(data)
@@ -69,6 +71,9 @@ def correct_motion(
             parameters[t], misfit[t] = _register(data[t], grid, centre, levels, options)
         progress(t + 1, 2 * n)
     misfit[reference] = np.median(np.delete(misfit, reference)) if n > 1 else 0.0
+    bad = _beyond_repair(misfit, options.replace_ratio)
+    first = int(np.setdiff1d(np.arange(n), bad)[0])
+    parameters = _relative_to(parameters, first, centre)
     shift = _displacement_mm(parameters, levels[-1].points_mm, centre)
     aligned = data
     for t in map(int, np.flatnonzero(shift > options.ignore_mm)):
@@ -76,7 +81,6 @@ def correct_motion(
             aligned = data.copy()
         aligned[t] = _apply(data[t], grid, centre, parameters[t])
         progress(n + t + 1, 2 * n)
-    bad = _beyond_repair(misfit, options.replace_ratio)
     if bad.size:
         aligned = data.copy() if aligned is data else aligned
         _replace(aligned, series.times_s, bad)
@@ -181,6 +185,14 @@ def _parameters(pose: FloatArray, centre: FloatArray) -> FloatArray:
     angles = [np.arctan2(r[2, 1], r[2, 2]), -np.arcsin(np.clip(r[2, 0], -1, 1)),
               np.arctan2(r[1, 0], r[0, 0])]  # fmt: skip
     return np.r_[pose[:3, 3] - centre + r @ centre, angles]
+
+
+def _relative_to(parameters: FloatArray, frame: int, centre: FloatArray) -> FloatArray:
+    """The same motion, told from the pose of another frame."""
+    back = np.linalg.inv(rigid_matrix(parameters[frame], centre))
+    out = np.stack([_parameters(rigid_matrix(p, centre) @ back, centre) for p in parameters])
+    out[frame] = 0.0
+    return out
 
 
 def _displacement_mm(parameters: FloatArray, points: FloatArray, centre: FloatArray) -> FloatArray:

@@ -92,3 +92,18 @@ def to_uniform(
         operator = interpolation_matrix(times_s[:, z], axis.time_s).astype(np.float32)
         out[:, here] = operator @ curves[:, here]
     return out
+
+
+def scan_to_uniform(data_hu: FloatArray, times_s: FloatArray, axis: UniformAxis) -> FloatArray:
+    """A scan (T, Z, Y, X) on the uniform axis, (N, Z, Y, X) float32; itself where it lies on it.
+
+    Needed before anything that mixes slices: they were seen at different times.
+    """
+    if axis.exact:
+        return data_hu
+    n, shape = axis.time_s.size, data_hu.shape[1:]
+    out = np.empty((n, *shape), np.float32)
+    for z in range(shape[0]):
+        operator = interpolation_matrix(times_s[:, z], axis.time_s).astype(np.float32)
+        out[:, z] = (operator @ data_hu[:, z].reshape(len(data_hu), -1)).reshape(n, *shape[1:])
+    return out
