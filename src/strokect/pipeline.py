@@ -260,7 +260,9 @@ def _input_functions(
     vessels = inputs.vessel_voxels(prepared.raw, prepared.raw_index, step, options)
     manual = _manual_artery(prepared, grid, given)
     if manual is None:
-        aif, *others = inputs.arterial_candidates(vessels, grid, step, options)
+        depth = brains.distance_mm(prepared.masks.inside, grid)
+        allowed = depth[tuple(vessels.index.T)] > options.off_bone_mm
+        aif, *others = inputs.arterial_candidates(vessels, allowed, grid, step, options)
     else:
         aif, others = manual, []
     if given.vof is not None:

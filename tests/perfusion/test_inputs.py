@@ -44,7 +44,9 @@ def find(noise=5.0, **kwargs):
     true, curves, index = scan(noise, **kwargs)
     options = InputOptions()
     vessels = inputs.vessel_voxels(curves, index, 1.0, options)
-    aif, *others = inputs.arterial_candidates(vessels, GRID, 1.0, options)
+    aif, *others = inputs.arterial_candidates(
+        vessels, np.ones(len(vessels.index), bool), GRID, 1.0, options
+    )
     vof = inputs.venous_input(vessels, aif, GRID, 1.0, options)
     return true, aif, others, vof, options
 
@@ -98,7 +100,9 @@ def test_a_step_is_motion_not_a_bolus():
     edge = np.flatnonzero((index == [1, 20, 20]).all(axis=1))[0]
     curves[:, edge] = np.where(TIME > 12, 700.0, 0.0)
     vessels = inputs.vessel_voxels(curves, index, 1.0, InputOptions())
-    aif = inputs.arterial_candidates(vessels, GRID, 1.0, InputOptions())[0]
+    aif = inputs.arterial_candidates(
+        vessels, np.ones(len(vessels.index), bool), GRID, 1.0, InputOptions()
+    )[0]
     assert inside(aif.voxels, ARTERY)
 
 
@@ -107,7 +111,9 @@ def test_no_vein_no_scaling():
     tissue = (index[:, 1] < 30).nonzero()[0]
     options = InputOptions()
     vessels = inputs.vessel_voxels(curves[:, tissue], index[tissue], 1.0, options)
-    aif = inputs.arterial_candidates(vessels, GRID, 1.0, options)[0]
+    aif = inputs.arterial_candidates(
+        vessels, np.ones(len(vessels.index), bool), GRID, 1.0, options
+    )[0]
     assert inputs.venous_input(vessels, aif, GRID, 1.0, options) is None
 
 

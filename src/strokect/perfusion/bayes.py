@@ -9,7 +9,7 @@ from inheriting the bias of any one of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -77,7 +77,7 @@ class Dictionary:
 def bayes(
     curves: FloatArray, aif: FloatArray, interval_s: float, options: BayesOptions
 ) -> ResidueFit:
-    """Posterior means (and SDs) of flow, volume, delay and Tmax.
+    """Posterior means of volume, delay and Tmax, flow as volume over mean transit time, and SDs.
 
     curves : (T, V) float32, HU, any baseline. aif : (T,) HU above baseline.
     interval_s : sampling interval, s; uniform. Noise is measured from the curves themselves.
@@ -95,7 +95,11 @@ def bayes(
         block = slice(start, min(start + BLOCK, curves.shape[1]))
         # (B, K): each voxel's scores lie together, as the sums run over the grid.
         _posterior(curves[:, block].T @ projector, table, out[:, block])
-    return ResidueFit(**dict(zip(FIELDS, out, strict=True)))
+    fit = ResidueFit(**dict(zip(FIELDS, out, strict=True)))
+    # Flow as mean volume over mean transit time: the mean of flow itself would lean to the few
+    # residues with a short transit and a very high flow.
+    mtt = np.maximum(2 * (fit.tmax_s - fit.delay_s), options.mtt_s[0])
+    return replace(fit, flow=fit.volume / mtt)
 
 
 def learn_shapes(

@@ -60,7 +60,7 @@ def brain_masks(mean_hu: FloatArray, grid: Grid) -> BrainMasks:
 def _csf(mean_hu: FloatArray, grid: Grid) -> BoolArray:
     """CSF and voxels that hold much of it; unsmoothed, as sulci are about one voxel wide."""
     pure = mean_hu < CSF_HU
-    return pure | ((mean_hu < MIXED_HU) & (_distance_mm(~pure, grid) <= MIXED_MM))
+    return pure | ((mean_hu < MIXED_HU) & (distance_mm(~pure, grid) <= MIXED_MM))
 
 
 def given_brain(mean_hu: FloatArray, brain: BoolArray, grid: Grid) -> BrainMasks:
@@ -74,14 +74,14 @@ def _inside_skull(mean_hu: FloatArray, grid: Grid) -> BoolArray:
     smooth = ndimage.gaussian_filter(mean_hu, smoothing_sigma_voxels(grid, 1.0, in_plane=True))
     soft = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1]) & ~bone
     soft &= _enclosed(bone, grid)
-    distance = _distance_mm(soft, grid)
+    distance = distance_mm(soft, grid)
     core, n = ndimage.label(distance > OPENING_MM)
     if n == 0:
         return np.zeros_like(soft)
     sizes = ndimage.sum_labels(np.ones_like(core), core, np.arange(1, n + 1))
     largest = core == 1 + int(np.argmax(sizes))
     # Grow back by what the erosion took, within soft tissue.
-    reach = _distance_mm(~largest, grid) <= OPENING_MM + 1.0
+    reach = distance_mm(~largest, grid) <= OPENING_MM + 1.0
     body = soft & reach
     body = ndimage.binary_opening(body, _disc(grid, 2.0)) | largest
     return _fill_slices(ndimage.binary_closing(body, _disc(grid, 3.0)) & ~bone)
@@ -104,7 +104,7 @@ def _enclosed(bone: BoolArray, grid: Grid) -> BoolArray:
 
 def _without_rim(inside: BoolArray, csf: BoolArray, grid: Grid) -> BoolArray:
     """Peel CSF off the outside: low attenuation that reaches the boundary and is near to it."""
-    near = inside & (_distance_mm(inside, grid) <= RIM_MM)
+    near = inside & (distance_mm(inside, grid) <= RIM_MM)
     outside = ~inside
     peel = ndimage.binary_propagation(outside, structure=_cross(), mask=outside | (csf & near))
     brain = inside & ~peel
@@ -117,7 +117,7 @@ def _without_rim(inside: BoolArray, csf: BoolArray, grid: Grid) -> BoolArray:
     return _fill_slices(brain) & inside
 
 
-def _distance_mm(mask: BoolArray, grid: Grid) -> FloatArray:
+def distance_mm(mask: BoolArray, grid: Grid) -> FloatArray:
     """In-plane distance to the nearest voxel outside the mask, mm (slices are thick and few)."""
     _, dy, dx = grid.spacing_mm
     out = np.zeros(mask.shape, np.float32)

@@ -24,9 +24,10 @@ from strokect.perfusion.curves import Shape, noise_sd, shape_of
 class InputOptions:
     """n_voxels : voxels averaged at most, within radius_mm of the best one.
     apart_mm : distance between candidates. n_candidates : runners-up kept.
-    min_peak_hu : no artery enhances less. early_s, wide_s : penalty scales for arriving late and
-    lasting long. vein_lag_s, vein_usual_s : by how much a vein's half-rise follows the artery's at
-    least, and usually.
+    min_peak_hu, min_width_s : no artery enhances less, or shorter. off_bone_mm : nor is one judged
+    nearer to the skull, where a moving edge looks like a bolus. early_s, wide_s : penalty scales
+    for arriving late and lasting long. vein_lag_s, vein_usual_s : by how much a vein's half-rise
+    follows the artery's at least, and usually.
     artery_mm, sinus_mm : radius within which neighbours of a vessel voxel should be alike.
     scale_to_vof : correct partial volume. max_scale : beyond it the vein is not believed.
     """
@@ -36,6 +37,8 @@ class InputOptions:
     apart_mm: float = 12.0
     n_candidates: int = 4
     min_peak_hu: float = 30.0
+    min_width_s: float = 4.0
+    off_bone_mm: float = 3.0
     early_s: float = 1.5
     wide_s: float = 3.0
     vein_lag_s: float = 1.5
@@ -78,11 +81,19 @@ def vessel_voxels(
 
 
 def arterial_candidates(
-    vessels: VesselVoxels, grid: Grid, interval_s: float, options: InputOptions
+    vessels: VesselVoxels,
+    allowed: BoolArray,
+    grid: Grid,
+    interval_s: float,
+    options: InputOptions,
 ) -> list[InputCurve]:
-    """Arterial input functions, best first. Raises CurveError where there is none."""
+    """Arterial input functions, best first, among the ``allowed`` (N,) voxels.
+
+    Raises CurveError where there is none.
+    """
     shape = vessels.shape
     steady = (shape.peak_hu > 6 * vessels.noise_hu) & _returns(vessels.curves)
+    steady &= allowed & (shape.width_s > options.min_width_s)
     if not steady.any():
         raise CurveError(
             "no curve looks like an artery", fix="Give an artery with --aif-mask or --aif-voxel"
@@ -206,7 +217,7 @@ def _members(
     vessels: VesselVoxels, score: FloatArray, distance: FloatArray, best: int, options: InputOptions
 ) -> npt.NDArray[np.intp]:
     """The best voxel and its like around it: near, high scoring, of the same shape."""
-    near = np.flatnonzero((distance <= options.radius_mm) & (score >= 0.6 * score[best]))
+    near = np.flatnonzero((distance <= options.radius_mm) & (score >= 0.7 * score[best]))
     model = vessels.curves[:, best]
     kept = [i for i in near if np.corrcoef(vessels.curves[:, i], model)[0, 1] > 0.95]
     order = sorted(kept, key=lambda i: (-score[i], i))[: options.n_voxels]
