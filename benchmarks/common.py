@@ -99,9 +99,12 @@ def run(sections: dict[str, Section], doc: str, arguments: list[str] | None = No
 
 
 def solver(name: str, settings: PerfusionSettings) -> Callable[..., ResidueFit]:
-    """An estimator of the catalog as f(curves, aif, interval_s), with its options from settings."""
+    """An estimator of the catalog as f(curves, aif, interval_s), with its own default options.
+
+    The options in the settings are for denoised curves; curves here have independent noise.
+    """
     estimator = catalog.load("estimators", name)
-    options = getattr(settings, catalog.ESTIMATORS[name].options)
+    options = type(getattr(settings, catalog.ESTIMATORS[name].options))()
     return lambda curves, aif, interval_s: estimator(curves, aif, interval_s, options)
 
 

@@ -36,6 +36,11 @@ _SHARES = (
 _NAMES = {"estimator": "estimators", "denoise": "denoisers", "rule": "rules"}
 
 
+#: Curves are denoised before they are fitted; 1.5 calibrates the probability of hypoperfusion and
+#: serves the core best on virtual patients (docs/results.md).
+DENOISED = BayesOptions(noise_factor=1.5)
+
+
 class PerfusionSettings(BaseModel):
     """How a CT perfusion scan is analysed. Names are those of ``catalog``."""
 
@@ -49,7 +54,7 @@ class PerfusionSettings(BaseModel):
     deconvolution: DeconvolutionOptions = DeconvolutionOptions()
     tikhonov: TikhonovOptions = TikhonovOptions()
     regression: NlrOptions = NlrOptions()
-    bayesian: BayesOptions = BayesOptions()
+    bayesian: BayesOptions = DENOISED
     denoising: DenoiseOptions = DenoiseOptions()
     inputs: InputOptions = InputOptions()
     motion: MotionOptions = MotionOptions()

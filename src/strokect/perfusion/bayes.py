@@ -35,12 +35,12 @@ class BayesOptions:
     step of delays. shapes : residue families; how common each is, is learnt from the scan itself.
     min_shape : families rarer than this are left out. prior_mtt_s, prior_mtt_log_sd : log-normal
     prior on MTT. noise_floor_hu : curves are never believed better than this. noise_factor : the
-    noise counts for this many times what is measured in time, as denoised neighbours share their
-    noise and borders blur; 1.5 calibrates the probability of hypoperfusion (docs/results.md).
+    noise counts for this many times what is measured in time; above 1 for denoised curves, whose
+    neighbours share their noise and whose borders blur.
     """
 
     mtt_s: tuple[float, float] = (1.0, 40.0)
-    n_mtt: int = 32
+    n_mtt: int = 44
     delay_s: tuple[float, float] = (-5.0, 14.0)
     delay_step_s: float = 0.5
     shapes: tuple[ResidueShape, ...] = ("box", "gamma", "linear", "exponential")
@@ -48,7 +48,7 @@ class BayesOptions:
     prior_mtt_s: float = 5.0
     prior_mtt_log_sd: float = 0.8
     noise_floor_hu: float = 0.2
-    noise_factor: float = 1.5
+    noise_factor: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +110,14 @@ def learn_shapes(
     A single noisy curve cannot tell its residue family, and averaging over all of them biases
     flow; all curves together can.
     """
-    sample = curves[:, :: max(1, curves.shape[1] // 4000)]
+    sample = curves[:, :: max(1, curves.shape[1] // 2000)]
     score = np.maximum(sample.T @ (grid.atoms.T / np.float32(sigma)), 0.0)
-    level = 0.5 * score.astype(float) ** 2 + grid.log_prior
+    level = np.float32(0.5) * score**2 + grid.log_prior
     level -= level.max(axis=1, keepdims=True)
     families = np.arange(len(options.shapes))
-    evidence = np.stack([np.exp(level[:, grid.shape == f]).sum(axis=1) for f in families], axis=1)
+    evidence = np.stack(
+        [np.exp(level[:, grid.shape == f]).sum(axis=1, dtype=float) for f in families], axis=1
+    )
     share = np.full(len(families), 1 / len(families))
     for _ in range(100):
         member = share * evidence
