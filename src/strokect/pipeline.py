@@ -401,8 +401,19 @@ def _summary(
             "analysis_interval_s": round(step, 4),
             "frames": len(series.data_hu),
             "reader_notes": list(series.notes),
+            "motion": None if result.motion is None else _describe_motion(result.motion),
             **described,
         },
+    }
+
+
+def _describe_motion(moved: Motion) -> dict[str, Any]:
+    """Motion per frame: translation x, y, z (mm) and rotation about x, y, z (degrees), RAS."""
+    return {
+        "centre_mm": np.round(moved.centre_mm, 3),
+        "parameters": np.round(moved.parameters, 4),
+        "displacement_mm": np.round(moved.displacement_mm, 3),
+        "replaced_frames": [t + 1 for t in moved.replaced],
     }
 
 
