@@ -15,7 +15,7 @@ MAX_MTT_S = 60.0
 CORE_RCBF = 0.30
 #: Calibration of the probability of core on virtual patients (docs/results.md): share of the
 #: posterior's spread, and shift in units of it, as near the threshold penumbra outnumbers core.
-CORE_SPREAD, CORE_SHIFT = 0.5, 0.45
+CORE_SPREAD, CORE_SHIFT = 0.385, 0.885
 
 
 def voxel_maps(
