@@ -125,7 +125,7 @@ def venous_input(
     artery = shape_of(aif.raw_hu[:, None], interval_s)
     lag = vessels.shape.half_rise_s - artery.half_rise_s[0]
     high = vessels.shape.peak_hu > 0.3 * artery.peak_hu[0]
-    late = high & (lag > options.vein_lag_s)
+    late = high & (lag > options.vein_lag_s) & _gradual(vessels.curves)
     if np.count_nonzero(late) < options.n_voxels:
         return None
     # Arteries behind an occlusion fill late too, but veins later still.
@@ -192,6 +192,11 @@ def given_input(
 def _returns(curves: FloatArray) -> BoolArray:
     """Whether a curve falls again, below 80 % of its peak: a step is motion, not a bolus."""
     return curves[-3:].mean(axis=0) < 0.8 * curves.max(axis=0)
+
+
+def _gradual(curves: FloatArray) -> BoolArray:
+    """Whether no single frame makes up most of the rise: veins fill slowly, a jump does not."""
+    return np.diff(curves, axis=0).max(axis=0) < 0.6 * curves.max(axis=0)
 
 
 def _earliest(half_rise_s: FloatArray, peak_hu: FloatArray, steady: BoolArray) -> float:

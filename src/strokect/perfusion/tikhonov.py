@@ -28,13 +28,13 @@ class TikhonovOptions:
     """Choice of the weight of the penalty.
 
     choice : generalised cross-validation or the corner of the L-curve. weights, n_weights : range
-    (as shares of the largest singular value) and number of weights, geometric; below 0.08 the
-    residue of a quiet scan rings, so that flow depends on the delay (6 % at 0.05).
+    (as shares of the largest singular value) and number of weights, geometric; below 0.07 the
+    residue of a quiet scan rings, so that flow depends on the delay (over 3 %).
     earliest_s : residues may peak this much before the arterial curve.
     """
 
     choice: Literal["gcv", "l-curve"] = "gcv"
-    weights: tuple[float, float] = (0.08, 1.0)
+    weights: tuple[float, float] = (0.072, 1.0)
     n_weights: int = 24
     earliest_s: float = 5.0
 
