@@ -70,3 +70,18 @@ def test_unreadable_files(tmp_path, name):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(SettingsError, match="not JSON"):
         load_settings(tmp_path / "binary.json")
+
+
+def test_part_of_a_block_keeps_the_other_defaults(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text('{"bayesian": {"n_mtt": 30}}')
+    found = load_settings(path)
+    assert found.bayesian.n_mtt == 30
+    assert found.bayesian.noise_factor == PerfusionSettings().bayesian.noise_factor
+
+
+def test_a_width_of_zero_is_refused(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text('{"denoising": {"window_z_mm": 0.0}}')
+    with pytest.raises(SettingsError, match="above 0"):
+        load_settings(path)

@@ -113,7 +113,7 @@ def perfusion(
                     from strokect.io.dicom_results import write_result_dicom
 
                     from_dicom = (
-                        source if source.is_dir() and not any(source.rglob("*.nii*")) else None
+                        source if source.is_dir() and not any(source.rglob("*_ctp.nii*")) else None
                     )
                     write_result_dicom(result, from_dicom, folder / "dicom")
             with stages("report"):

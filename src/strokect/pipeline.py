@@ -34,6 +34,7 @@ from strokect.io import nifti, outputs
 from strokect.perfusion import brain as brains
 from strokect.perfusion import curves as enhancement
 from strokect.perfusion import inputs, maps, motion, quality, sampling, tissue
+from strokect.perfusion.bayes import BayesOptions
 from strokect.provenance import provenance
 from strokect.settings import PerfusionSettings
 
@@ -148,7 +149,7 @@ def analyse(
         brain_curves = _denoised_curves(prepared, vessels, series, settings)
     with stages("deconvolution"):
         step = prepared.axis.interval_s
-        options = getattr(settings, catalog.ESTIMATORS[settings.estimator].options)
+        options = _estimator_options(series, settings, prepared.axis)
         fit = estimator(brain_curves, curves.aif.curve_hu, step, options)
         arrival = enhancement.arrival_s(curves.aif.curve_hu, step)
         flat = maps.voxel_maps(fit, brain_curves, arrival, step, settings.blood)
@@ -296,6 +297,18 @@ def _denoised_curves(
         if part.any():
             smooth = denoiser(smooth, part, series.grid, settings.denoising)
     return enhancement.subtract_baseline(smooth[:, brain], prepared.last_baseline)
+
+
+def _estimator_options(
+    series: CTSeries, settings: PerfusionSettings, axis: sampling.UniformAxis
+) -> Any:
+    """Options of the chosen estimator; what it believes of noise is fitted to these curves."""
+    options = getattr(settings, catalog.ESTIMATORS[settings.estimator].options)
+    if not isinstance(options, BayesOptions):
+        return options
+    factor = 1.0 if settings.denoise == "none" else options.noise_factor
+    correction = sampling.noise_correction(series.times_s, axis)
+    return replace(options, noise_factor=factor * correction)
 
 
 def _manual_artery(prepared: _Prepared, grid: Grid, given: Given) -> InputCurve | None:

@@ -12,7 +12,7 @@ import numpy as np
 from strokect import __version__
 from strokect.core.types import CTSeries
 
-_LIBRARIES = ("numpy", "scipy", "numba", "nibabel", "pydicom", "SimpleITK")
+_LIBRARIES = ("numpy", "scipy", "numba", "nibabel", "pydicom")
 
 
 def scan_sha256(series: CTSeries) -> str:

@@ -32,6 +32,11 @@ _SHARES = (
     "deconvolution.threshold",
     "bayesian.min_shape",
 )
+#: Settings that cannot be 0: widths, ranges and steps.
+_POSITIVE = (
+    "denoising.", "bayesian.mtt_s", "bayesian.n_mtt", "bayesian.delay_step_s", "bayesian.prior",
+    "bayesian.noise", "blood.density", "motion.point_mm", "motion.smooth_mm", "motion.prior",
+)  # fmt: skip
 #: Which table of the catalog a setting takes its name from.
 _NAMES = {"estimator": "estimators", "denoise": "denoisers", "rule": "rules"}
 
@@ -68,6 +73,8 @@ class PerfusionSettings(BaseModel):
                 raise ValueError(f"{key} is {value}; give a number")
             if value < 0 and name not in _SIGNED:
                 raise ValueError(f"{key} is {value:g}; it cannot be negative")
+            if value == 0 and name.startswith(_POSITIVE):
+                raise ValueError(f"{key} is 0; it must be above 0")
             if value >= 1 and name in _SHARES:
                 raise ValueError(f"{key} is {value:g}; it is a share, below 1")
         return self
@@ -91,6 +98,10 @@ def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
     if not isinstance(content, dict):
         raise SettingsError("no JSON object", path, 'Write e.g. {"estimator": "bsvd"}')
     given = {k: v for k, v in overrides.items() if v is not None}
+    # A file that gives part of a block keeps our defaults for the rest of it.
+    for key, ours in PerfusionSettings().model_dump(mode="json").items():
+        if isinstance(ours, dict) and isinstance(content.get(key), dict):
+            content[key] = ours | content[key]
     try:
         settings = PerfusionSettings.model_validate_json(json.dumps(content | given))
     except ValidationError as error:

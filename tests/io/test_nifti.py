@@ -173,3 +173,13 @@ def test_masks_must_fit_the_scan(tmp_path):
     write_volume(tmp_path / "e.nii.gz", ~inside & inside, GRID)
     with pytest.raises(InputError, match="empty"):
         read_mask(tmp_path / "e.nii.gz", GRID)
+
+
+def test_a_mask_from_a_flipping_converter_fits(tmp_path):
+    rng = np.random.default_rng(0)
+    inside = rng.random(GRID.shape) > 0.5
+    image = nib.Nifti1Image(inside.T.astype(np.uint8), AFFINE)
+    turned = nib.as_closest_canonical(image).slicer[:, ::-1]
+    assert not np.allclose(turned.affine, AFFINE)
+    nib.save(turned, tmp_path / "m.nii.gz")
+    assert np.array_equal(read_mask(tmp_path / "m.nii.gz", GRID).data, inside)

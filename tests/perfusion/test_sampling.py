@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from strokect.perfusion.sampling import interpolation_matrix, to_uniform, uniform_axis
+from strokect.perfusion.curves import noise_sd
+from strokect.perfusion.sampling import (
+    interpolation_matrix,
+    noise_correction,
+    to_uniform,
+    uniform_axis,
+)
 
 
 def bolus(t):
@@ -54,3 +60,17 @@ def test_operator_is_exact_for_quadratics_and_constants():
 def test_held_constant_outside():
     w = interpolation_matrix(np.array([1.0, 2, 3]), np.array([0.0, 4]))
     assert w @ np.array([5.0, 6, 9]) == pytest.approx([5, 9])
+
+
+@pytest.mark.parametrize(
+    "frames", [np.arange(0, 64, 3.2), np.r_[np.arange(30), np.arange(32, 60, 3)]]
+)
+def test_noise_is_known_after_resampling(frames):
+    """What is measured on resampled curves, corrected, is the noise of as many free samples."""
+    times = frames[:, None].astype(float)
+    axis = uniform_axis(times)
+    noise = np.random.default_rng(0).normal(0, 2.0, (len(frames), 4000)).astype(np.float32)
+    seen = np.median(noise_sd(to_uniform(noise, np.zeros(4000, int), times, axis)))
+    expected = 2.0 * np.sqrt(axis.time_s.size / len(frames))
+    assert seen < 1.0
+    assert seen * noise_correction(times, axis) == pytest.approx(expected, rel=0.35)

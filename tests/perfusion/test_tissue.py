@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from strokect.core.types import Grid
+from strokect.perfusion.quality import reference_flags
 from strokect.perfusion.tissue import (
     MISTAR,
     RAPID,
@@ -126,3 +127,10 @@ def test_side_follows_the_patient_not_the_array():
 def test_trial_criteria_at_their_limits(core, hypo, defuse, extend):
     status = {c["name"]: c["status"] for c in trial_criteria(core, hypo)}
     assert status == {"DEFUSE 3": defuse, "EXTEND": extend, "DAWN": "needs age, NIHSS"}
+
+
+def test_no_unaffected_tissue_is_said():
+    m = maps((slice(0, 4), slice(0, 60), slice(0, 50)))
+    t = segment(m, BRAIN, GRID, RAPID, TissueOptions())
+    assert t.reference_ml == 0
+    assert [f.code for f in reference_flags(t.reference_ml, 100.0)] == ["NO_REFERENCE"]

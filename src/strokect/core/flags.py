@@ -15,6 +15,7 @@ CODES: dict[str, str] = {
     "POOR_AIF": "low confidence in the arterial input function",
     "MANUAL_AIF": "the arterial input function was given by the user",
     "NO_VOF": "no venous output function; the arterial curve is not scaled",
+    "AIF_NOT_SCALED": "the vein has a much larger area than the artery, beyond what is corrected",
     "AIF_SCALED": "the area of the arterial curve was scaled to the venous curve",
     "MOTION": "the head moved during the scan",
     "FRAMES_REPLACED": "frames were replaced by interpolation in time",

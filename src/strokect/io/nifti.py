@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
 
 from strokect.core.errors import GeometryError, InputError, ScanError, TimingError
@@ -88,7 +89,7 @@ def read_mask(path: Path, grid: Grid) -> Mask:
 
     Raises GeometryError where the grids differ, InputError where the mask is empty.
     """
-    volume = read_volume(path)
+    volume = _reoriented(read_volume(path), grid)
     if not volume.grid.same_as(grid, tolerance_mm=0.1):
         raise GeometryError(
             f"the mask's grid {volume.grid.shape} differs from the scan's {grid.shape} or lies "
@@ -100,6 +101,18 @@ def read_mask(path: Path, grid: Grid) -> Mask:
     if not inside.any():
         raise InputError("the mask is empty", path, "Draw at least one voxel")
     return Mask(inside, grid, path.name)
+
+
+def _reoriented(volume: Volume, grid: Grid) -> Volume:
+    """The volume with its axes in the order and direction of ``grid``, where only those differ.
+
+    Converters flip rows, so that a mask drawn on their output fits a DICOM scan but for that.
+    """
+    ours, theirs = (orientations.io_orientation(g.affine) for g in (grid, volume.grid))
+    turn = orientations.ornt_transform(theirs, ours)
+    data_xyz = orientations.apply_orientation(volume.data.T, turn)
+    affine = volume.grid.affine @ orientations.inv_ornt_aff(turn, volume.data.T.shape)
+    return Volume(np.ascontiguousarray(data_xyz.T), Grid(data_xyz.T.shape, affine))
 
 
 def write_volume(
@@ -201,7 +214,7 @@ def _times(
     if times_file is not None:
         times, note, where = read_times_file(times_file), "times from --times", times_file
     else:
-        times, note, where = _own_times(path, n_frames), "times from the scan's sidecar", path
+        times, note, where = _own_times(path, n_frames), "times of the scan's own files", path
     if times.shape not in ((n_frames,), (n_frames, n_slices)):
         raise TimingError(
             f"times of shape {times.shape} for {n_frames} frames of {n_slices} slices",

@@ -20,11 +20,13 @@ from strokect.perfusion.convolution import ResidueShape, response_table
 from strokect.perfusion.curves import noise_sd
 from strokect.perfusion.deconvolution import ResidueFit, check_aif
 
-#: Voxels at a time: their likelihoods over the whole grid stay in the cache.
+#: Voxels at a time.
 BLOCK = 2048
 #: Fields of ResidueFit in the order of the kernel's output.
 FIELDS = ("flow", "volume", "delay_s", "tmax_s", "flow_sd", "tmax_sd_s", "hypoperfusion")
 FINE_STEP_S = 0.1
+#: Least norm of a response, as a share of the same residue's at the best delay.
+MIN_SEEN = 0.1
 
 
 @dataclass(frozen=True)
@@ -155,13 +157,17 @@ def dictionary(aif: FloatArray, interval_s: float, options: BayesOptions) -> Dic
     g = np.array(atoms)
     g -= g.mean(axis=1, keepdims=True)  # integrates a flat-prior baseline out
     norm = np.linalg.norm(g, axis=1)
-    mtt = np.array(mtts)
+    # A response that the scan hardly sees would explain any noise by an enormous flow.
+    by_residue = norm.reshape(-1, len(delays))
+    seen = (by_residue > MIN_SEEN * by_residue.max(axis=1, keepdims=True)).ravel()
+    g, norm, mtt = g[seen], norm[seen], np.array(mtts)[seen]
     # Flow has a prior flat in blood volume, so the Gaussian integral leaves MTT / norm.
-    log_prior = np.array(prior) + np.log(mtt / norm)
+    log_prior = np.array(prior)[seen] + np.log(mtt / norm)
     f32 = np.float32
     return Dictionary(
         (g / norm[:, None]).astype(f32), norm.astype(f32), mtt.astype(f32),
-        np.array(lags, f32), (log_prior - log_prior.max()).astype(f32), np.array(family),
+        np.array(lags, f32)[seen], (log_prior - log_prior.max()).astype(f32),
+        np.array(family)[seen],
     )  # fmt: skip
 
 

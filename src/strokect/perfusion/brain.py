@@ -64,8 +64,12 @@ def _csf(mean_hu: FloatArray, grid: Grid) -> BoolArray:
 
 
 def given_brain(mean_hu: FloatArray, brain: BoolArray, grid: Grid) -> BrainMasks:
-    """Masks from a brain that the user drew: nothing outside it is looked at."""
-    return BrainMasks(brain, brain, brain & _csf(mean_hu, grid))
+    """Masks from a brain that the user drew. Vessels are still sought in the whole skull."""
+    try:
+        inside = brain | brain_masks(mean_hu, grid).inside
+    except ScanError:  # a head that cannot be stripped is why users draw masks
+        inside = brain
+    return BrainMasks(brain, inside, brain & _csf(mean_hu, grid))
 
 
 def _inside_skull(mean_hu: FloatArray, grid: Grid) -> BoolArray:

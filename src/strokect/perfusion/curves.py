@@ -39,8 +39,8 @@ def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
     height = float(np.ptp(mean))
     if height < max(6.0 * noise_hu, 15.0) or not _is_bolus(mean - mean.min()):
         raise CurveError(
-            f"no contrast bolus: the strongest curves rise by {height:.0f} HU at a noise of "
-            f"{noise_hu:.1f} HU",
+            f"no contrast bolus [NO_BOLUS]: the strongest curves rise by {height:.0f} HU at a "
+            f"noise of {noise_hu:.1f} HU",
             fix="Check that this is the CT perfusion series and that contrast was given",
         )
     return max(int(np.quantile(frames_before_arrival(curves[:, best]), 0.02)) - 1, 0)

@@ -17,6 +17,9 @@ from strokect.core.geometry import smoothing_sigma_voxels
 from strokect.core.types import BoolArray, FloatArray, Grid
 from strokect.perfusion.curves import noise_sd
 
+#: Neighbours averaged at most.
+MAX_NEIGHBOURS = 1500
+
 
 @dataclass(frozen=True)
 class DenoiseOptions:
@@ -151,7 +154,9 @@ def _window(
     half = (radius_mm / spacing).astype(np.int64)
     offsets = np.indices(tuple(2 * half + 1)).reshape(3, -1).T - half
     mm2 = (offsets * spacing) ** 2
-    near = mm2.sum(axis=1) <= radius_mm**2
+    near = np.flatnonzero(mm2.sum(axis=1) <= radius_mm**2)
+    # Small voxels would make the cost grow without bound: evenly chosen neighbours say the same.
+    near = near[:: max(1, near.size // MAX_NEIGHBOURS)]
     exponent = mm2[near] @ np.array([sigma_z_mm, sigma_mm, sigma_mm]) ** -2.0
     return offsets[near], np.exp(-0.5 * exponent).astype(np.float32)
 

@@ -74,6 +74,7 @@ def correct_motion(
     bad = _beyond_repair(misfit, options.replace_ratio)
     first = int(np.setdiff1d(np.arange(n), bad)[0])
     parameters = _relative_to(parameters, first, centre)
+    parameters[bad] = 0.0  # what was found for them means nothing
     shift = _displacement_mm(parameters, levels[-1].points_mm, centre)
     aligned = data
     for t in map(int, np.flatnonzero(shift > options.ignore_mm)):
@@ -172,7 +173,8 @@ def _register(
             weight = np.where(seen, 1.0 / size, 0.0) / scale**2
             weighted = level.jacobian * weight[:, None]
             normal = weighted.T @ level.jacobian + np.diag(spread**-2.0)
-            step = np.linalg.solve(normal, weighted.T @ np.where(seen, residual, 0.0))
+            pull = _parameters(pose, centre) / spread**2  # the prior: towards no motion
+            step = np.linalg.solve(normal, weighted.T @ np.where(seen, residual, 0.0) + pull)
             pose = pose @ np.linalg.inv(rigid_matrix(step, centre))
             if np.abs(step[:3]).max() < 0.01 and np.abs(step[3:]).max() < 1e-4:
                 break
@@ -255,7 +257,7 @@ def _beyond_repair(misfit: FloatArray, ratio: float) -> np.ndarray:
     # The passage of contrast alone leaves some HU of misfit, however quiet the scan.
     usual = max(float(np.median(misfit)), CONTRAST_MISFIT_HU)
     bad = np.flatnonzero(~(misfit <= ratio * usual))
-    # If many frames misfit there is nothing to interpolate from: leave them, the flag tells.
+    # If many frames misfit, the usual is no guide and there is little to interpolate from.
     return bad if bad.size <= 0.2 * misfit.size else np.array([], int)
 
 

@@ -25,6 +25,7 @@ class QualityLimits:
     weak_artery_hu: float = 100.0
     weak_tissue_hu: float = 3.0
     poor_aif: float = 0.4
+    unscaled_ratio: float = 1.5
     motion_mm: float = 1.5
     severe_motion_mm: float = 5.0
     min_coverage_mm: float = 40.0
@@ -80,6 +81,15 @@ def curve_flags(curves: Curves, limits: QualityLimits = LIMITS) -> list[QualityF
         )
     if curves.vof is None:
         out.append(flag("NO_VOF", "No draining vein was found; the arterial curve is not scaled"))
+    elif aif.scale == 1.0 and curves.vof.raw_hu.sum() > limits.unscaled_ratio * aif.raw_hu.sum():
+        ratio = float(curves.vof.raw_hu.sum() / aif.raw_hu.sum())
+        out.append(
+            flag(
+                "AIF_NOT_SCALED",
+                f"The vein has {ratio:.1f} times the area of the artery, more than partial volume "
+                "is corrected for; CBF and CBV are too high",
+            )
+        )
     elif aif.scale != 1.0:
         out.append(
             flag(
@@ -137,7 +147,8 @@ def scan_flags(
         out.append(
             flag(
                 "IRREGULAR_TIMES",
-                "Acquisition times are irregular or differ between slices; curves were resampled",
+                "Acquisition times are sparse, irregular or differ between slices; curves were "
+                "resampled",
                 "info",
             )
         )

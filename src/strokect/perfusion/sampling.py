@@ -80,6 +80,20 @@ def interpolation_matrix(source_s: FloatArray, target_s: FloatArray) -> FloatArr
     return values + left * slopes[k] + right * slopes[k + 1]
 
 
+def noise_correction(times_s: FloatArray, axis: UniformAxis) -> float:
+    """By what to multiply a noise SD that ``curves.noise_sd`` measures on the uniform axis.
+
+    Interpolation smooths the noise that second differences see, and more samples than were
+    acquired would count twice. 1 where the samples already lie on the axis.
+    """
+    if axis.exact:
+        return 1.0
+    operator = interpolation_matrix(times_s[:, 0], axis.time_s)
+    seen = np.median(np.linalg.norm(np.diff(operator, n=2, axis=0), axis=1)) / np.sqrt(6.0)
+    share = axis.time_s.size / len(times_s)
+    return float(np.sqrt(max(share, 1.0)) / max(seen, 1e-3))
+
+
 def to_uniform(
     curves: FloatArray, slice_of: npt.NDArray[np.intp], times_s: FloatArray, axis: UniformAxis
 ) -> FloatArray:

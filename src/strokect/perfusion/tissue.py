@@ -86,9 +86,9 @@ def reference_values(
 ) -> tuple[dict[str, float], BoolArray]:
     """Mean of each map over unaffected tissue (Tmax below the reference), and that tissue."""
     unaffected = tissue & (maps["tmax"] < options.reference_tmax_s) & (maps["cbf"] > 0)
-    if not unaffected.any():
-        unaffected = tissue
-    means = {k: float(v[unaffected].mean(dtype=float)) for k, v in maps.items()}
+    # With no unaffected tissue the lesion is compared with itself: reference_flags says so.
+    judged_by = unaffected if unaffected.any() else tissue
+    means = {k: float(v[judged_by].mean(dtype=float)) for k, v in maps.items()}
     return means, unaffected
 
 
@@ -194,6 +194,8 @@ def _midline(x: FloatArray, y: FloatArray) -> FloatArray:
         return np.array([0.0, (x.min() + x.max()) / 2])
     row = np.digitize(y, edges)
     rows = [r for r in np.unique(row) if np.count_nonzero(row == r) > 5]
+    if len(rows) < 2:
+        return np.array([0.0, (x.min() + x.max()) / 2])
     middle = np.array([(x[row == r].min() + x[row == r].max()) / 2 for r in rows])
     width = np.array([np.ptp(x[row == r]) for r in rows])
     height = np.array([y[row == r].mean() for r in rows])
