@@ -84,7 +84,7 @@ def perfusion(
 ) -> None:
     """CT perfusion scan to maps, core, penumbra and a report."""
     from strokect.io.outputs import check_output_folder, result_folder, to_json
-    from strokect.pipeline import Stages, analyse, finish, read_scan, write_result
+    from strokect.pipeline import Stages, analyse, finish, is_dicom, read_scan, write_result
     from strokect.report.html import write_report
     from strokect.settings import load_settings
 
@@ -112,10 +112,8 @@ def perfusion(
                 if dicom_out:
                     from strokect.io.dicom_results import write_result_dicom
 
-                    from_dicom = (
-                        source if source.is_dir() and not any(source.rglob("*_ctp.nii*")) else None
-                    )
-                    write_result_dicom(result, from_dicom, folder / "dicom")
+                    images = source if is_dicom(source) else None
+                    write_result_dicom(result, images, folder / "dicom")
             with stages("report"):
                 write_report(result, folder / "report.html")
             summary = finish(result, stages, folder)

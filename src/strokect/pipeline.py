@@ -38,12 +38,6 @@ from strokect.perfusion.bayes import BayesOptions
 from strokect.provenance import provenance
 from strokect.settings import PerfusionSettings
 
-#: Fewer frames cannot hold a baseline and a passage; few are a quality finding, not an error.
-MIN_FRAMES = 5
-#: Soft tissue in stored values, HU + 1024. In HU only dense bone lies there, in few voxels.
-STORED_TISSUE = (1000.0, 1150.0)
-MAX_STORED_SHARE = 0.1
-
 
 @dataclass(frozen=True)
 class Given:
@@ -79,6 +73,7 @@ class _Prepared:
     """Curves of the brain, ready for an estimator. raw : (T, V') undenoised, inside the skull."""
 
     data: FloatArray
+    mean_hu: FloatArray
     masks: brains.BrainMasks
     axis: sampling.UniformAxis
     raw: FloatArray
@@ -106,7 +101,7 @@ def read_scan(
                 "not a NIfTI file (.nii, .nii.gz)", path, "For DICOM, give the folder of the images"
             )
         return nifti.read_ctp(path, interval_s=interval_s, times_file=times_file)
-    scans = sorted(path.rglob("*_ctp.nii*"))
+    scans = _nifti_scans(path)
     if len(scans) == 1:
         return nifti.read_ctp(scans[0], interval_s=interval_s, times_file=times_file)
     if len(scans) > 1:
@@ -115,6 +110,15 @@ def read_scan(
 
     times = None if times_file is None else nifti.read_times_file(times_file)
     return dicom.read_ctp_folder(path, interval_s=interval_s, times_s=times, progress=progress)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether ``read_scan`` reads this path as a folder of DICOM images."""
+    return path.is_dir() and not _nifti_scans(path)
+
+
+def _nifti_scans(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*_ctp.nii*"))
 
 
 def analyse(
@@ -130,20 +134,14 @@ def analyse(
     stages = stages or Stages()
     estimator = catalog.load("estimators", settings.estimator)
     rule = catalog.load("rules", settings.rule)
-    _check_values(series)
+    quality.check_values(series)
     with stages("motion") as progress:
         data, moved = _motion(series, settings, progress)
     with stages("brain"):
         prepared = _prepare(data, series, given)
-    mean_hu, mip = data.mean(axis=0), data.max(axis=0)
+    mip = data.max(axis=0)
     with stages("input functions"):
-        curves = _input_functions(prepared, series.grid, settings, given)
-        first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
-        if 0 <= first < prepared.last_baseline:
-            # The few arteries filled before the many vessels that the baseline was judged by.
-            raw = enhancement.subtract_baseline(prepared.raw, first)
-            prepared = replace(prepared, raw=raw, last_baseline=first)
-            curves = _input_functions(prepared, series.grid, settings, given)
+        prepared, curves = _settled_inputs(prepared, series.grid, settings, given)
     with stages("denoising"):
         vessels = _large_vessels(prepared, curves.aif, settings)
         brain_curves = _denoised_curves(prepared, vessels, series, settings)
@@ -166,7 +164,7 @@ def analyse(
     flags = _flags(series, prepared, curves, moved, lesion)
     result = PerfusionResult(
         grid=series.grid,
-        mean_ct=Volume(mean_hu, series.grid),
+        mean_ct=Volume(prepared.mean_hu, series.grid),
         maps={
             k: Map(v, series.grid, quantity=QUANTITIES[k])
             for k, v in {**volumes, "mip": mip}.items()
@@ -202,26 +200,6 @@ def finish(result: PerfusionResult, stages: Stages, folder: Path) -> dict[str, A
     return summary
 
 
-def _check_values(series: CTSeries) -> None:
-    """Refuse, before any work, what can be no CT perfusion scan of a head in HU."""
-    data = series.data_hu
-    if len(data) < MIN_FRAMES:
-        raise ScanError(
-            f"{len(data)} time points, but perfusion needs at least {MIN_FRAMES}",
-            fix="Give the whole dynamic series",
-        )
-    low, high = float(data.min()), float(data.max())
-    if low == high:
-        raise ScanError(f"every voxel is {low:g}", fix="Check the series and its rescale values")
-    low, high = STORED_TISSUE
-    if float(((data[0] > low) & (data[0] < high)).mean()) > MAX_STORED_SHARE:
-        raise ScanError(
-            "the values are not HU: soft tissue lies near 1050, as in stored values without the "
-            "rescale intercept",
-            fix="Convert the scan again with its rescale intercept (often -1024)",
-        )
-
-
 def _motion(
     series: CTSeries, settings: PerfusionSettings, progress: Progress
 ) -> tuple[FloatArray, Motion | None]:
@@ -243,7 +221,8 @@ def _prepare(data: FloatArray, series: CTSeries, given: Given) -> _Prepared:
     raw = _uniform_curves(data, masks.inside, series.times_s, axis)
     last = enhancement.last_baseline_frame(raw, noise)
     raw = enhancement.subtract_baseline(raw, last)
-    return _Prepared(data, masks, axis, raw, np.argwhere(masks.inside), last, noise, series.times_s)
+    index = np.argwhere(masks.inside)
+    return _Prepared(data, mean, masks, axis, raw, index, last, noise, series.times_s)
 
 
 def _uniform_curves(
@@ -251,6 +230,20 @@ def _uniform_curves(
 ) -> FloatArray:
     """Curves (N, V) of the voxels in ``mask`` on the uniform axis."""
     return sampling.to_uniform(data[:, mask], np.nonzero(mask)[0], times_s, axis)
+
+
+def _settled_inputs(
+    prepared: _Prepared, grid: Grid, settings: PerfusionSettings, given: Given
+) -> tuple[_Prepared, Curves]:
+    """Input functions, on a baseline that ends before the artery itself fills."""
+    curves = _input_functions(prepared, grid, settings, given)
+    first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
+    if not 0 <= first < prepared.last_baseline:
+        return prepared, curves
+    # The few arteries filled before the many vessels that the baseline was judged by.
+    raw = enhancement.subtract_baseline(prepared.raw, first)
+    prepared = replace(prepared, raw=raw, last_baseline=first)
+    return prepared, _input_functions(prepared, grid, settings, given)
 
 
 def _input_functions(

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strokect.core.errors import ScanError
 from strokect.core.flags import flag
 from strokect.core.result import Curves, Motion
-from strokect.core.types import Grid, QualityFlag
+from strokect.core.types import CTSeries, Grid, QualityFlag
 from strokect.perfusion.curves import arrival_s
+
+#: Fewer frames cannot hold a baseline and a passage; few are a quality finding, not an error.
+MIN_FRAMES = 5
+#: Soft tissue in stored values, HU + 1024. In HU only dense bone lies there, in few voxels.
+STORED_TISSUE = (1000.0, 1150.0)
+MAX_STORED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,26 @@ class QualityLimits:
 
 
 LIMITS = QualityLimits()
+
+
+def check_values(series: CTSeries) -> None:
+    """Refuse, before any work, what can be no CT perfusion scan of a head in HU (ScanError)."""
+    data = series.data_hu
+    if len(data) < MIN_FRAMES:
+        raise ScanError(
+            f"{len(data)} time points, but perfusion needs at least {MIN_FRAMES}",
+            fix="Give the whole dynamic series",
+        )
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise ScanError(f"every voxel is {low:g}", fix="Check the series and its rescale values")
+    low, high = STORED_TISSUE
+    if float(((data[0] > low) & (data[0] < high)).mean()) > MAX_STORED_SHARE:
+        raise ScanError(
+            "the values are not HU: soft tissue lies near 1050, as in stored values without the "
+            "rescale intercept",
+            fix="Convert the scan again with its rescale intercept (often -1024)",
+        )
 
 
 def curve_flags(curves: Curves, limits: QualityLimits = LIMITS) -> list[QualityFlag]:
