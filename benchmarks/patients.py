@@ -33,8 +33,9 @@ from strokect.phantom.patient import VirtualPatient, make_patient
 from strokect.phantom.vessels import Side
 from strokect.pipeline import analyse, read_scan
 from strokect.settings import PerfusionSettings, load_settings
-from strokect.virtual import SIZES
+from strokect.phantom.config import SMALL, PatientConfig
 
+SIZES = {"full": PatientConfig(), "small": SMALL}
 #: What every patient has to reach, lowest and highest allowed value.
 LIMITS: dict[str, tuple[float, float]] = {
     "aif_in_artery": (1, 1),

@@ -16,8 +16,12 @@ FLOORS = {
     **dict.fromkeys(("catalog", "legacy"), 2),
     **dict.fromkeys(("settings", "provenance"), 3),
     **dict.fromkeys(("pipeline", "virtual"), 4),
-    **dict.fromkeys(("report", "cohort"), 5),
-    "cli": 6,
+    "report": 5,
+    "study": 6,
+    "cohort_tasks": 7,
+    **dict.fromkeys(("cohort_tables", "cohort_workers"), 8),
+    "cohort": 9,
+    "cli": 10,
 }
 EXCEPTIONS = {
     ("phantom", "perfusion.convolution"),
@@ -78,7 +82,8 @@ def test_perfusion_never_imports_torch():
 )
 def test_light_commands_load_nothing_heavy(code):
     check = (
-        f"{code}\nimport sys; heavy = {{'torch', 'SimpleITK', 'numba', 'matplotlib', 'nibabel'}}"
+        f"{code}\nimport sys; heavy = {{'torch', 'SimpleITK', 'numba', 'matplotlib', 'nibabel',"
+        " 'dask', 'distributed'}"
         "\nassert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", check], check=True)

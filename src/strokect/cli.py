@@ -18,6 +18,8 @@ from strokect import RESEARCH_USE_ONLY, __version__
 if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
     from collections.abc import Callable, Iterator
 
+    from strokect.cohort import Listener
+    from strokect.cohort_tasks import Outcome
     from strokect.core.types import CTSeries
     from strokect.pipeline import Given
 
@@ -83,10 +85,9 @@ def perfusion(
     as_json: Json = False,
 ) -> None:
     """CT perfusion scan to maps, core, penumbra and a report."""
-    from strokect.io.outputs import check_output_folder, result_folder, to_json
-    from strokect.pipeline import Stages, analyse, finish, is_dicom, read_scan, write_result
-    from strokect.report.html import write_report
+    from strokect.io.outputs import to_json
     from strokect.settings import load_settings
+    from strokect.study import StudyOptions, run_study
 
     if interval is not None and times is not None:
         raise typer.BadParameter("give --interval or --times, not both")
@@ -94,29 +95,13 @@ def perfusion(
         settings, estimator=estimator, denoise=denoise, rule=rule,
         motion_correction=False if no_motion else None,
     )  # fmt: skip
-    check_output_folder(out, overwrite)
-    if dicom_out:
-        from strokect.io.dicom_results import check_available
 
-        check_available()
+    def given(series: CTSeries) -> Given:
+        return _given(series, aif_mask, aif_voxel, vof_mask, brain_mask)
+
+    options = StudyOptions(interval, times, given, dicom_out=dicom_out, overwrite=overwrite)
     with _progress() as listener:
-        stages = Stages(listener)
-        with stages("reading") as progress:
-            series = read_scan(source, interval, times, progress)
-            given = _given(series, aif_mask, aif_voxel, vof_mask, brain_mask)
-        result = analyse(series, chosen, given, stages)
-        del series
-        with result_folder(out, overwrite) as folder:
-            with stages("writing") as progress:
-                write_result(result, folder, progress)
-                if dicom_out:
-                    from strokect.io.dicom_results import write_result_dicom
-
-                    images = source if is_dicom(source) else None
-                    write_result_dicom(result, images, folder / "dicom")
-            with stages("report"):
-                write_report(result, folder / "report.html")
-            summary = finish(result, stages, folder)
+        summary = run_study(source, out, chosen, options, listener)
     typer.echo(to_json(summary) if as_json else _in_words(summary, out))
 
 
@@ -125,20 +110,143 @@ def phantom(
     out: OutFolder,
     n: Annotated[int, typer.Option("-n", min=1, help="How many patients.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 1,
-    size: Annotated[str, typer.Option(help="full (16x256x256x45) or small (8x96x96x24).")] = "full",
-    stroke: Annotated[str, typer.Option(help="mca or none.")] = "mca",
-    noise: Annotated[float, typer.Option(metavar="HU", min=0, help="Noise SD per voxel.")] = 5.0,
-    dicom: Annotated[bool, typer.Option("--dicom", help="Also write DICOM CT images.")] = False,
+    size: Annotated[str, typer.Option(help="full, or small for tests.")] = "full",
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="G:P,...", help="E.g. LVO:0.5,non-LVO:0.3,WIS:0.2, or one name."),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(metavar="HU", min=0, help="CTP noise SD per voxel; drawn by default."),
+    ] = None,
+    dicom: Annotated[
+        str | None,
+        typer.Option(metavar="VENDOR", help="Also DICOM as of siemens, ge, philips or canon."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by cores and memory by default.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Virtual CT perfusion patients with known truth."""
+    """Virtual stroke patients: NCCT, CTA and CTP with known truth."""
     from strokect.virtual import VirtualOptions, make_patients
 
-    options = VirtualOptions(n, seed, size, stroke, noise, dicom, overwrite)  # type: ignore[arg-type]
+    options = VirtualOptions(n, seed, size, groups, noise, dicom, workers, overwrite)  # type: ignore[arg-type]
     with _progress() as listener:
-        made = make_patients(out, options, listener)
-    for folder, done in made:
-        typer.echo(f"{folder}" if done else f"{folder} (was there already)")
+        for folder, new in make_patients(out, options, listener):
+            typer.echo(f"{folder}" if new else f"{folder} (was there already)")
+
+
+@app.command()
+def cohort(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of studies: own layout, or one child each."),
+    ],
+    out: OutFolder,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, e.g. tcp://host:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; memory may allow fewer.")
+    ] = None,
+    estimator: Annotated[str | None, typer.Option(help="See `strokect list estimators`.")] = None,
+    denoise: Annotated[str | None, typer.Option(help="See `strokect list denoisers`.")] = None,
+    rule: Annotated[str | None, typer.Option(help="See `strokect list rules`.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="JSON file of settings.")] = None,
+    reports: Annotated[bool, typer.Option(help="A report page for each study.")] = True,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try unusable studies again too.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a cohort of other settings.")
+    ] = False,
+) -> None:
+    """Many CT perfusion scans to one table; run again to go on after an interrupt."""
+    from strokect.cohort import CohortOptions, run_cohort
+    from strokect.settings import load_settings
+
+    if scheduler is not None and workers is not None:
+        raise typer.BadParameter("--workers is for this machine; a scheduler has its own")
+    chosen = load_settings(settings, estimator=estimator, denoise=denoise, rule=rule)
+    options = CohortOptions(scheduler, workers, reports, retry_failed, overwrite)
+    settled = [0, 0]
+    try:
+        with _cohort_progress(settled) as listener:
+            report = run_cohort(source, out, chosen, options, listener)
+    except _Stopped:
+        typer.echo(f"{settled[0]} of {settled[1]} studies are settled and stay", err=True)
+        raise
+    typer.echo(f"{report.done} done, {report.failed} failed ({report.ran} now)")
+    typer.echo(f"table: {out / 'results.tsv'}   page: {out / 'index.html'}")
+    typer.echo(RESEARCH_USE_ONLY)
+    if report.failed:
+        total = report.done + report.failed
+        _fail(f"{report.failed} of {total} studies failed. See {out / 'failures.tsv'}", 1)
+
+
+@contextmanager
+def _cohort_progress(settled: list[int]) -> Iterator[Listener]:
+    """One line per study on standard output, and a bar on a terminal.
+
+    settled : is kept at [studies settled, studies in all].
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )  # fmt: skip
+
+    columns = (
+        TextColumn("studies"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    show = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("studies", total=None)
+
+        def listen(outcome: Outcome | None, done: int, total: int) -> None:
+            settled[:] = [done, total]
+            bar.update(task, completed=done, total=total)
+            if outcome is None:
+                if done:
+                    typer.echo(f"{done} of {total} studies were settled already")
+            elif outcome.failure is not None:
+                failure = outcome.failure
+                typer.echo(f"{outcome.name}  failed: {failure.message} [{failure.error}]")
+            elif outcome.brief is not None:
+                core, hypoperfusion = outcome.brief
+                typer.echo(
+                    f"{outcome.name}  core {core:.1f} ml  hypoperfusion {hypoperfusion:.1f} ml"
+                )
+
+        yield listen
+
+
+@app.command()
+def gallery(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Virtual patients, as `strokect phantom` writes.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, e.g. gallery.html.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Results of `strokect cohort DIR` to show beside the truth.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=50, help="How many patients at most.")] = 10,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier page.")
+    ] = False,
+) -> None:
+    """One page that shows the scans of virtual patients, their truth and what was found."""
+    from strokect.report.gallery import write_gallery
+
+    shown = write_gallery(source, out, results, n, overwrite)
+    typer.echo(f"{shown} patients: {out}")
+    typer.echo(RESEARCH_USE_ONLY)
 
 
 @app.command(name="list")

@@ -98,7 +98,7 @@ class Result:
 @pytest.fixture(scope="session")
 def patient(tmp_path_factory) -> Patient:
     root = tmp_path_factory.mktemp("virtual") / "patients"
-    made = in_a_shell("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom")
+    made = in_a_shell("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom", "siemens")
     assert made.code == 0, made
     return Patient(OwnLayout(root, "0001"), made)
 

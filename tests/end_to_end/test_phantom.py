@@ -18,10 +18,10 @@ def hashes(root):
 
 def test_the_same_seed_gives_the_same_bytes(patient, tmp_path):
     root = tmp_path / "elsewhere"
-    assert strokect("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom").code == 0
+    assert strokect("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom", "siemens").code == 0
     one, two = hashes(patient.layout.root), hashes(root)
     assert one == two
-    assert sum(name.endswith(".dcm") for name in one) == 24 * 8
+    assert sum("ctp" in name and name.endswith(".dcm") for name in one) == 24 * 8
 
 
 def test_the_layout_is_complete(patient):
@@ -33,7 +33,13 @@ def test_the_layout_is_complete(patient):
         layout.scan("ctp").with_name(f"{layout.stem}_ctp.json"),
         *(layout.truth_map(m) for m in ("cbf", "cbv", "mtt", "delay", "tmax")),
         *(layout.truth_mask(m) for m in ("brain", "artery", "core", "hypoperfusion", "penumbra")),
+        layout.scan("ncct"),
+        layout.scan("cta"),
+        layout.truth_mask("clot", "cta"),
+        layout.truth_labels("vessels", "cta"),
+        layout.truth_labels("tissue"),
         layout.truth_curves,
+        layout.root / "README.md",
         layout.root / "dataset_description.json",
     ):
         assert path.exists(), path
@@ -42,6 +48,7 @@ def test_the_layout_is_complete(patient):
     found = dict(zip(header.split("\t"), row.split("\t"), strict=True))
     assert found["participant_id"] == "sub-0001"
     assert found["side"] == info["side"]
+    assert int(found["nihss"]) == info["nihss"]
     assert float(found["core_ml"]) == pytest.approx(info["volumes_ml"]["core"], abs=0.01)
 
 
@@ -83,7 +90,8 @@ class TestAgain:
     ("options", "words"),
     [
         (["--size", "tiny"], ["'tiny'", "small"]),
-        (["--stroke", "pca"], ["'pca'", "mca"]),
+        (["--groups", "TIA"], ["'TIA'", "LVO"]),
+        (["--dicom", "acme"], ["'acme'", "siemens"]),
         (["-n", "0"], ["-n"]),
         (["--noise", "-1"], ["--noise"]),
         (["--noise", "inf", "--size", "small"], ["--noise"]),

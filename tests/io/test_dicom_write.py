@@ -17,9 +17,10 @@ import dicom_fixtures as fx
 from strokect.core.errors import GeometryError, OutputExistsError, ScanError, SettingsError
 from strokect.core.quantities import QUANTITIES
 from strokect.core.result import PerfusionResult
-from strokect.core.types import Grid, Map, Mask, Volume
+from strokect.core.types import CTSeries, Grid, Map, Mask, Volume
 from strokect.io.dicom import read_ct_folder, read_ctp_folder
 from strokect.io.dicom_results import write_result_dicom
+from strokect.io.dicom_vendors import STYLES, outside_circle
 from strokect.io.dicom_write import write_ct_series, write_ct_volume
 
 #: Type 1 attributes of the CT image IOD (PS3.3 A.3.3): present with a value.
@@ -95,6 +96,85 @@ def test_shear_within_slices_is_refused(tmp_path):
     affine[0, 1] = 0.1
     with pytest.raises(GeometryError, match="Resample"):
         write_ct_series(fx.make_series(affine), tmp_path / "a", seed=5)
+
+
+VENDORS = ["siemens", "ge", "philips", "canon"]
+
+
+def _head_scan(affine: np.ndarray, **options: float) -> CTSeries:
+    """A scan with air outside the circle of reconstruction, as every scan has."""
+    series = fx.make_series(affine, **options)
+    data = series.data_hu.copy()
+    data[..., outside_circle(*data.shape[2:])] = -1000
+    return CTSeries(data, series.times_s, series.grid)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("affine", [fx.upright(), fx.tilted()])
+@pytest.mark.parametrize("slice_s", [0.0, 0.02, 0.3])
+def test_every_vendor_reads_back(tmp_path, vendor, affine, slice_s):
+    series = _head_scan(affine, slice_s=slice_s)
+    paths = write_ct_series(series, tmp_path / "a", seed=5, vendor=vendor, kvp=70)
+    read = read_ctp_folder(tmp_path)
+    np.testing.assert_array_equal(read.data_hu, series.data_hu)
+    np.testing.assert_allclose(read.times_s, series.times_s, atol=2e-6)
+    assert read.grid.same_as(series.grid, 0.001)
+    codes = {f.code for f in read.flags}
+    assert codes == ({"GANTRY_TILT"} if affine[2, 1] else set())
+    uids = {pydicom.dcmread(p).SOPInstanceUID for p in paths}
+    assert len(uids) == len(paths) == 24
+    for ds in (pydicom.dcmread(p) for p in paths):
+        assert [k for k in TYPE_1.split() if ds.get(k) in (None, "")] == []
+        assert [k for k in TYPE_2.split() if k not in ds] == []
+        assert (ds.Manufacturer, ds.KVP) == (STYLES[vendor].manufacturer, 70)
+        assert (ds.PatientName, ds.PatientIdentityRemoved) == ("VIRTUAL^PATIENT", "YES")
+        assert abs(float(ds.GantryDetectorTilt)) == pytest.approx(18.5 * bool(affine[2, 1]))
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_vendors_volume_reads_back(tmp_path, vendor):
+    series = _head_scan(fx.tilted())
+    volume = Volume(series.data_hu[3], series.grid)
+    write_ct_volume(volume, tmp_path / "ncct", seed=5, vendor=vendor)
+    write_ct_series(series, tmp_path / "ctp", seed=5, vendor=vendor, series_number=40)
+    read = read_ct_folder(tmp_path / "ncct")
+    np.testing.assert_array_equal(read.data, volume.data)
+    assert read.grid.same_as(volume.grid, 0.001)
+    both = read_ctp_folder(tmp_path)  # the plain CT beside the perfusion scan is not part of it
+    np.testing.assert_array_equal(both.data_hu, series.data_hu)
+
+
+def test_vendors_differ_in_what_readers_trip_over(tmp_path):
+    series = _head_scan(fx.tilted())
+    made = {}
+    for vendor in VENDORS:
+        paths = write_ct_series(series, tmp_path / vendor, seed=5, vendor=vendor)
+        made[vendor] = [pydicom.dcmread(p) for p in paths]
+    siemens, ge, philips, canon = (made[v] for v in VENDORS)
+    # first slice at the second time point is image 5 or, slice by slice, image 2
+    assert [d[4].InstanceNumber for d in (siemens, ge, philips, canon)] == [5, 2, 5, 1]
+    assert [len({d.SeriesInstanceUID for d in m}) for m in made.values()] == [1, 1, 1, 6]
+    assert len({d.SeriesNumber for d in canon}) == 6
+    assert len({d.AcquisitionTime for d in philips}) == 1  # of the whole scan
+    assert float(philips[4].TriggerTime) == pytest.approx(1500)
+    assert philips[4].TemporalPositionIndex == 2
+    assert {d.AcquisitionNumber for d in ge} == {1}
+    assert "AcquisitionDateTime" in siemens[0]
+    assert "AcquisitionDateTime" not in ge[0]
+    assert [d[0].RescaleIntercept for d in made.values()] == [-1024, -1024, -1024, 0]
+    assert [d[0].PixelRepresentation for d in made.values()] == [0, 1, 0, 1]
+    assert ge[0].PixelPaddingValue == ge[0].pixel_array[0, 0] == -2000
+    assert float(ge[0].GantryDetectorTilt) == pytest.approx(-18.5)  # the front of the slice is up
+    with pytest.raises(SettingsError, match="vendor"):
+        write_ct_series(series, tmp_path / "x", seed=5, vendor="acme")  # type: ignore[arg-type]
+
+
+def test_twelve_bits_saturate_and_do_not_wrap(tmp_path):
+    data = np.array([-5000.0, -1024, 0, 3071, 9000, np.nan, np.inf, -1000], np.float32)
+    volume = Volume(np.tile(data, (2, 8, 1)), Grid((2, 8, 8), fx.upright()))
+    write_ct_volume(volume, tmp_path / "a", seed=5, vendor="siemens")
+    read = read_ct_folder(tmp_path / "a").data[0, 0]
+    assert read.tolist() == [-1024, -1024, 0, 3071, 3071, -1000, 3071, -1000]
 
 
 def _result(grid: Grid) -> PerfusionResult:

@@ -24,7 +24,7 @@ def quiet() -> VirtualPatient:
 
 @pytest.fixture(scope="module")
 def healthy() -> VirtualPatient:
-    return make_patient(dataclasses.replace(QUIET, stroke="none"))
+    return make_patient(dataclasses.replace(QUIET, occlusion="none"))
 
 
 def _mask(patient: VirtualPatient, name: str) -> np.ndarray:
@@ -266,7 +266,14 @@ def test_a_jump_moves_the_later_frames_by_the_stated_shift(quiet):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"side": "up"}, {"stroke": "aca"}, {"noise_hu": -1.0}, {"interval_s": 0.0}, {"n_times": 0}],
+    [
+        {"side": "up"},
+        {"occlusion": "mca"},
+        {"collateral": 4},
+        {"noise_hu": -1.0},
+        {"interval_s": 0.0},
+        {"n_times": 0},
+    ],
 )
 def test_bad_configs_are_refused(bad):
     with pytest.raises(SettingsError):

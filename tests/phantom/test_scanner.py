@@ -54,6 +54,55 @@ def test_move_carries_a_blob_to_where_the_transform_says():
     np.testing.assert_allclose(centre, (expected @ [*at, 1])[:3], atol=0.15)
 
 
+def ellipsoid(grid, fine=4):
+    """An ellipsoid of 100 in 0, averaged over ``fine`` points along each edge of a voxel."""
+    axes, centre = np.array([38.0, 26.0, 11.0]), np.array([4.0, -6.0, 1.0])
+    nz, ny, nx = grid.shape
+    out = np.zeros(grid.shape)
+    z, y, x = np.indices(grid.shape)
+    for oz, oy, ox in np.ndindex(fine, fine, fine):
+        index = np.stack(
+            [x + (ox + 0.5) / fine - 0.5, y + (oy + 0.5) / fine - 0.5, z + (oz + 0.5) / fine - 0.5]
+        ).reshape(3, -1)
+        points = grid.affine[:3, :3] @ index + grid.affine[:3, 3:]
+        inside = (((points - centre[:, None]) / axes[:, None]) ** 2).sum(0) < 1
+        out += 100 / fine**3 * inside.reshape(nz, ny, nx)
+    return out.astype(np.float32)
+
+
+def centred(shape, spacing_mm):
+    dz, dy, dx = spacing_mm
+    affine = np.diag([-dx, -dy, dz, 1.0])
+    affine[:3, 3] = [(shape[2] - 1) / 2 * dx, (shape[1] - 1) / 2 * dy, -(shape[0] - 1) / 2 * dz]
+    return Grid(shape, affine)
+
+
+def test_rendering_on_the_moved_grid_is_the_moved_image_but_for_interpolation():
+    parameters = np.array([3.0, -2.0, 1.5, 6.0, -3.0, 10.0])
+    errors = []
+    for spacing in ((3.0, 2.0, 2.0), (1.5, 1.0, 1.0)):
+        shape = tuple(round(s / d) for s, d in zip((36, 96, 96), spacing, strict=True))
+        grid = centred(shape, spacing)
+        still = ellipsoid(grid)
+        rendered = ellipsoid(scanner.moved_grid(grid, parameters))
+        moved = scanner.move(still, grid, parameters)
+        assert np.abs(rendered - still).mean() > 4 * np.abs(rendered - moved).mean()
+        errors.append(np.abs(rendered - moved).mean())
+        # centre of mass where the transform takes it
+        at = [
+            np.array([(v * g).sum() / v.sum() for g in np.indices(shape)[::-1]])
+            for v in (still, rendered)
+        ]
+        mm = [grid.affine[:3, :3] @ a + grid.affine[:3, 3] for a in at]
+        expected = (scanner.rigid(parameters, grid) @ [*mm[0], 1])[:3]
+        np.testing.assert_allclose(mm[1], expected, atol=0.05)
+    assert errors[1] < 0.6 * errors[0]  # interpolation error, so it falls with the voxel
+
+
+def test_moved_grid_at_rest_is_the_grid():
+    assert scanner.moved_grid(GRID, np.zeros(6)).same_as(GRID, 1e-9)
+
+
 @pytest.mark.parametrize("kind", ["jump", "drift", "nod"])
 def test_motion_is_zero_in_the_reference_frame(kind):
     spec = scanner.MotionSpec(kind, translation_mm=(0.0, 3.0, 4.0))

@@ -123,6 +123,18 @@ def write_volume(
     _save(path, np.ascontiguousarray(data.astype(kind).T), grid, description)
 
 
+def write_ct(path: Path, volume: Volume, description: str) -> None:
+    """Write a CT volume as whole HU (int16), atomically, with a sidecar that says it is CT."""
+    data = np.clip(np.rint(volume.data), -32768, 32767).astype(np.int16)
+    _save(path, data.T, volume.grid, description)
+    write_json(sidecar_path(path), {"Modality": "CT"})
+
+
+def write_labels(path: Path, labels: FloatArray, grid: Grid, description: str = "") -> None:
+    """Write a label image (Z, Y, X) as uint8, atomically."""
+    _save(path, np.ascontiguousarray(labels.astype(np.uint8).T), grid, description)
+
+
 def write_ctp(path: Path, series: CTSeries) -> None:
     """Write a 4D scan as whole HU (int16) with its sidecar, both atomically."""
     data = np.clip(np.rint(series.data_hu), -32768, 32767).astype(np.int16)

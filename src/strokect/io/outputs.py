@@ -18,6 +18,7 @@ import numpy as np
 
 from strokect.core.errors import OutputError, OutputExistsError
 from strokect.core.result import Curves, InputCurve
+from strokect.io.layouts import COHORT_FOLDER
 
 #: A folder with this file in it is a finished result.
 DONE_FILE = "summary.json"
@@ -97,6 +98,10 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir():
         raise OutputExistsError(
             "a file stands where the output folder should be", folder, "Choose another name"
+        )
+    if (folder / COHORT_FOLDER).exists():
+        raise OutputExistsError(
+            "the results of a whole cohort are there", folder, "Choose another folder"
         )
     if (folder / DONE_FILE).exists():
         if not overwrite:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import special
 
 from strokect.core.types import FloatArray
-from strokect.phantom.anatomy import smooth_field
+from strokect.phantom.template import smooth_field
 from strokect.phantom.vessels import Tube, distance_to
 
 Float64 = npt.NDArray[np.float64]
@@ -163,8 +163,8 @@ class TissueFields:
 
 def normal_fields(
     rng: np.random.Generator, normal: NormalPerfusion, all_tubes: list[Tube], points: FloatArray
-) -> TissueFields:
-    """Healthy perfusion at head points (3, V).
+) -> FloatArray:
+    """Healthy variation at head points (3, V): (3, V) relative flow, relative volume, delay in s.
 
     Flow and volume vary smoothly (30 mm) and together (correlation about 0.7). The delay grows
     with the distance from the circle of Willis.
@@ -174,14 +174,20 @@ def normal_fields(
     flow = np.exp(np.clip(normal.variation * field[0], -limit, limit))
     both = 0.7 * field[0] + 0.7 * field[1]
     volume = np.exp(np.clip(0.8 * normal.variation * both, -limit, limit))
-    proximal = [t for t in all_tubes if t.name in ("ica", "m1", "a1", "p1", "basilar")]
+    proximal = [t for t in all_tubes if t.segment in ("ICA", "M1", "A1", "P1", "BA")]
     delay = 0.1 + normal.delay_per_mm * distance_to(proximal, points) + 0.15 * field[2]
-    delay = np.clip(delay, *normal.delay_range_s)
+    return np.stack([flow, volume, np.clip(delay, *normal.delay_range_s)]).astype(np.float32)
+
+
+def scaled(
+    normal: NormalPerfusion, flow: FloatArray, volume: FloatArray, delay_s: FloatArray
+) -> TissueFields:
+    """Perfusion of healthy tissue from its relative flow and volume, (V,) each."""
     arrays = (
         normal.grey_cbf * flow,
         normal.grey_cbv * volume,
         normal.white_cbf * flow,
         normal.white_cbv * volume,
-        delay,
+        delay_s,
     )
     return TissueFields(*(np.asarray(a, np.float32) for a in arrays))

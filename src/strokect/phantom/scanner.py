@@ -1,7 +1,7 @@
-"""What the scanner adds: frame and slice times, motion, noise, whole HU.
+"""What the scanner adds: frame and slice times, motion, noise.
 
-Noise of a brain perfusion frame at 80 kVp is 4-8 HU for 5 mm slices and is correlated in plane by
-the reconstruction kernel; between frames and slices it is independent.
+Motion is either rendered (the head on ``moved_grid``: partial volume changes, as in a real scan) or
+interpolated (``move`` of a rendered frame: cheap). Protocols and noise are re-exported.
 """
 
 from __future__ import annotations
@@ -16,37 +16,62 @@ from scipy import ndimage
 from strokect.core.errors import SettingsError
 from strokect.core.result import Motion
 from strokect.core.types import BoolArray, FloatArray, Grid
+from strokect.phantom.protocols import (
+    CtaProtocol,
+    Injection,
+    NcctProtocol,
+    Protocol,
+    Sampling,
+    Size,
+    SliceTimes,
+    bolus_from,
+    draw_cardiac_output,
+    draw_cta_protocol,
+    draw_ncct_protocol,
+    draw_protocol,
+    frame_times,
+    slice_offsets,
+    tilted,
+)
+from strokect.phantom.reconstruction import correlation_kernel
+from strokect.phantom.reconstruction import gaussian_noise as noise
+
+__all__ = [
+    "CtaProtocol",
+    "Injection",
+    "MotionKind",
+    "MotionSpec",
+    "NcctProtocol",
+    "Protocol",
+    "Sampling",
+    "Size",
+    "SliceTimes",
+    "bolus_from",
+    "centre_mm",
+    "correlation_kernel",
+    "draw_cardiac_output",
+    "draw_cta_protocol",
+    "draw_ncct_protocol",
+    "draw_protocol",
+    "frame_times",
+    "motion_of",
+    "move",
+    "moved_grid",
+    "noise",
+    "rigid",
+    "slice_offsets",
+    "tilted",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-SliceTimes = Literal["simultaneous", "sequential", "shuttle"]
 MotionKind = Literal["none", "jump", "drift", "nod"]
-
-
-def frame_times(n_times: int, interval_s: float, n_slices: int, mode: SliceTimes) -> Float64:
-    """Acquisition times (T, Z), s.
-
-    "simultaneous": a wide detector, all slices at once. "sequential": slices spread evenly over
-    the interval, lowest first. "shuttle": the table toggles between a lower and an upper half,
-    half an interval apart.
-    """
-    frames = np.arange(n_times) * interval_s
-    z = np.arange(n_slices)
-    if mode == "simultaneous":
-        offset = np.zeros(n_slices)
-    elif mode == "sequential":
-        offset = z / n_slices * interval_s
-    elif mode == "shuttle":
-        offset = np.where(z < (n_slices + 1) // 2, 0.0, interval_s / 2)
-    else:
-        raise SettingsError(f"unknown slice timing {mode!r}", fix=f"Use {get_args(SliceTimes)}")
-    return frames[:, None] + offset[None, :]
 
 
 @dataclass(frozen=True)
 class MotionSpec:
     """Rigid head motion. kind : "none"; "jump" stays moved from ``at`` (share of the scan) on;
-    "drift" grows evenly to the end; "nod" moves for three frames at ``at`` and comes back.
+    "drift" grows to the end, in eighths; "nod" moves for three frames at ``at`` and comes back.
 
     translation_mm, rotation_deg : (x, y, z) RAS, at full extent. "x" rotation is a nod.
     """
@@ -67,7 +92,7 @@ def motion_of(spec: MotionSpec, time_s: Float64, brain: BoolArray, grid: Grid) -
     elif spec.kind == "jump":
         share = (frame >= start).astype(float)
     elif spec.kind == "drift":
-        share = frame / max(1, n - 1)
+        share = np.round(8 * frame / max(1, n - 1)) / 8
     elif spec.kind == "nod":
         share = ((frame >= start) & (frame < start + 3)).astype(float)
     else:
@@ -104,6 +129,14 @@ def rigid(parameters: FloatArray, grid: Grid) -> Float64:
     return out
 
 
+def moved_grid(grid: Grid, parameters: FloatArray) -> Grid:
+    """The grid in the coordinates of the head at rest, after the head moved by ``parameters``.
+
+    Rendering a head on it gives what the scanner sees of the moved head on ``grid``.
+    """
+    return Grid(grid.shape, np.linalg.inv(rigid(parameters, grid)) @ grid.affine)
+
+
 def move(volume: Float32, grid: Grid, parameters: FloatArray) -> Float32:
     """The volume (Z, Y, X) as seen after the head moved; cubic, edge values outside."""
     if not np.any(parameters):
@@ -114,24 +147,3 @@ def move(volume: Float32, grid: Grid, parameters: FloatArray) -> Float32:
     matrix = flip @ matrix @ flip
     out = ndimage.affine_transform(volume, matrix[:3, :3], matrix[:3, 3], order=3, mode="nearest")
     return np.clip(out, volume.min(), volume.max())
-
-
-def correlation_kernel(sigma_mm: float, spacing_mm: float) -> Float32:
-    """Gaussian kernel with unit sum of squares, so that white noise keeps its SD."""
-    reach = int(np.ceil(4 * sigma_mm / spacing_mm))
-    x = np.arange(-reach, reach + 1) * spacing_mm
-    kernel = np.exp(-0.5 * (x / max(sigma_mm, 1e-6)) ** 2)
-    return (kernel / np.sqrt((kernel**2).sum())).astype(np.float32)
-
-
-def noise(rng: np.random.Generator, grid: Grid, sd_hu: float, sigma_mm: float) -> Float32:
-    """One frame of noise (Z, Y, X), HU: Gaussian, in-plane correlated, SD exactly ``sd_hu``.
-
-    sigma_mm : of the Gaussian that white noise is filtered with.
-    """
-    _, dy, dx = grid.spacing_mm
-    out = rng.standard_normal(grid.shape, dtype=np.float32)
-    for axis, step in ((1, dy), (2, dx)):
-        out = ndimage.correlate1d(out, correlation_kernel(sigma_mm, step), axis, mode="wrap")
-    out *= np.float32(sd_hu)
-    return out

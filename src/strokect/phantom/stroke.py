@@ -1,11 +1,15 @@
-"""An occlusion of the middle cerebral artery: where flow falls, and how far.
+"""A stroke: where flow falls, and how far.
 
-Hypoperfused tissue is a part of the MCA territory, the core a part of that, each with an
-irregular smooth border and a drawn volume. Flow and volume follow the thresholds of CT perfusion
-(Murphy 2006, Stroke 37:1771): in the core both fall, in the
-penumbra flow falls while volume holds, and both arrive late through collaterals. White matter
-keeps a larger share of its (lower) flow than grey matter, as its ischaemic thresholds are lower
-(Arakawa 2006, Stroke 37:1211); so the rule "rCBF < 0.30 of mean tissue" separates the two.
+Hypoperfused tissue is a part of the territory beyond the clot, the core a part of that, each with
+an irregular smooth border. How large both are, and how late and slow their filling, follows the
+collateral grade (Tan 2009, AJNR 30:525: 0 none, 1 up to half, 2 more than half, 3 all of the
+territory filled); the core also grows with the time since onset, quickly where collaterals are
+poor (fast and slow progressors, Rocha 2017, Front Neurol 8:49). Flow and volume follow the
+thresholds of CT perfusion (Murphy 2006, Stroke 37:1771): in the core both fall, in the penumbra
+flow falls while volume holds, and both arrive late. White matter keeps a larger share of its
+(lower) flow than grey matter, as its ischaemic thresholds are lower (Arakawa 2006, Stroke
+37:1211); so the rule "rCBF < 0.30 of mean tissue" separates the two. Around the hypoperfused part
+the rest of the territory fills a little late (oligaemia).
 
 True Tmax is defined as ``delay + MTT / 2``: the centre of a symmetric transit, the value that
 Bayesian software reports and that box phantoms (Kudo 2013, Radiology 267:201) hold.
@@ -20,22 +24,30 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokect.core.types import BoolArray, FloatArray
-from strokect.phantom.anatomy import smooth_field
 from strokect.phantom.haemodynamics import TissueFields
-from strokect.phantom.vessels import Side, Tube, distance_to, mca_margin
+from strokect.phantom.template import smooth_field
 
 Float32 = npt.NDArray[np.float32]
 
 #: Hypoperfusion: true Tmax above this, s. Core: flow below this share of unaffected tissue.
 TMAX_THRESHOLD_S = 6.0
 CORE_RCBF = 0.30
+#: Per collateral grade 0-3: hypoperfused share of the territory (low, high), largest core share of
+#: that, time constant of core growth in h, grey flow left in the penumbra, its delay in s.
+_GRADES = (
+    ((0.72, 0.86), 0.65, 2.0, 0.42, 4.9),
+    ((0.60, 0.74), 0.50, 3.5, 0.44, 4.8),
+    ((0.48, 0.62), 0.36, 6.0, 0.47, 4.7),
+    ((0.36, 0.50), 0.24, 10.0, 0.50, 4.6),
+)
 
 
 @dataclass(frozen=True)
 class StrokeModel:
     """How far each quantity changes. Factors are relative to healthy tissue of the same class.
 
-    border_mm : half width of the transitions. Delays in s.
+    border_mm : half width of the transitions. Delays in s; oligaemia_s : added in the part of the
+    territory that is not hypoperfused. core_hu, penumbra_hu : early hypodensity of grey matter.
     """
 
     core_ml: float
@@ -49,76 +61,87 @@ class StrokeModel:
     penumbra_delay_s: float = 4.6
     penumbra_delay_rise_s: float = 1.6
     core_delay_s: float = 7.5
+    oligaemia_s: float = 0.8
     border_mm: float = 0.8
+    core_hu: float = 3.0
+    penumbra_hu: float = 0.4
 
 
 def draw_stroke(
-    rng: np.random.Generator, core_ml: float | None = None, hypoperfusion_ml: float | None = None
+    rng: np.random.Generator,
+    territory_ml: float,
+    collateral: int,
+    onset_h: float,
+    core_ml: float | None = None,
+    hypoperfusion_ml: float | None = None,
 ) -> StrokeModel:
-    """Draw volumes, core 15-60 ml and hypoperfusion 100-210 ml unless given, and severity."""
-    core, extent = float(rng.uniform(15, 60)), float(rng.uniform(100, 210))
+    """Draw extent and severity. Volumes are of the whole brain, also where the scan ends earlier.
+
+    territory_ml : tissue beyond the clot. collateral : grade 0-3. onset_h : hours since onset; the
+    hypodensity of the core grows by about 1 HU/h at first (water uptake of 1 % lowers CT numbers by
+    1.8-2.6 HU: Unger 1988, Neuroradiology 30:121; Broocks 2018, Invest Radiol 53:409), to 9 HU.
+    """
+    (low, high), most, hours, flow, delay = _GRADES[collateral]
+    extent = territory_ml * rng.uniform(low, high)
+    core = extent * most * (1 - np.exp(-(0.4 + onset_h) / hours)) * rng.uniform(0.85, 1.15)
+    extent = extent if hypoperfusion_ml is None else hypoperfusion_ml
+    core = core if core_ml is None else core_ml
     return StrokeModel(
-        core_ml=core if core_ml is None else core_ml,
-        hypoperfusion_ml=extent if hypoperfusion_ml is None else hypoperfusion_ml,
-        penumbra_grey_cbf=float(rng.uniform(0.42, 0.50)),
+        core_ml=float(core),
+        hypoperfusion_ml=float(extent),
+        penumbra_grey_cbf=float(flow + rng.uniform(-0.02, 0.02)),
         core_cbf=float(rng.uniform(0.11, 0.15)),
         core_cbv=float(rng.uniform(0.38, 0.48)),
-        penumbra_delay_s=float(rng.uniform(4.5, 4.9)),
+        penumbra_delay_s=float(delay + rng.uniform(-0.1, 0.1)),
         core_delay_s=float(rng.uniform(6.8, 8.2)),
+        oligaemia_s=float(rng.uniform(0.4, 1.2)),
+        core_hu=float(min(9.0, 1.0 + 1.0 * onset_h)),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """Membership of each voxel, (V,) float32, 0 to 1; depth_mm inside the hypoperfused region."""
+    """Where the stroke is, (V,) float32 each.
 
-    hypoperfused: Float32
-    core: Float32
+    depth_mm : inside the hypoperfused region, negative outside. core_mm : inside the core.
+    territory_mm : inside the territory beyond the clot.
+    """
+
     depth_mm: Float32
+    core_mm: Float32
+    territory_mm: Float32
 
 
 def lesion(
     rng: np.random.Generator,
     model: StrokeModel,
-    all_tubes: list[Tube],
-    side: Side,
     points: FloatArray,
     tissue_ml: FloatArray,
+    territory_mm: FloatArray,
+    axis_mm: FloatArray,
+    centre: FloatArray,
 ) -> Lesion:
     """Place the lesion. points : (3, V) head mm. tissue_ml : (V,) tissue volume of each voxel.
 
+    territory_mm : (V,) inside the territory. axis_mm : (V,) distance from its proximal vessels,
+    far from which collaterals spare tissue. centre : (3,) mm, about which the core lies.
     Volumes are met by choosing the level of a smooth function; a lesion larger than the territory
-    within the scan is cut to it, a core to half of the lesion.
+    is cut to it, a core to 0.7 of the lesion.
     """
     noise = 4.0 * smooth_field(rng, 22.0, 2)(points) + 1.2 * smooth_field(rng, 9.0, 2)(points)
-    territory = mca_margin(all_tubes, side, points) + 0.6 * noise[0]
-    own = [t for t in all_tubes if t.territory == "mca" and t.side == side]
-    axis = [t for t in own if t.name.startswith(("m2", "lenticulostriate", "medullary"))]
+    territory = territory_mm + 0.6 * noise[0]
     # Collaterals spare the borders of the territory and what lies far from the fissure.
-    inside = 15 * np.tanh(territory / 15) - 0.3 * distance_to(axis, points)
+    inside = 15 * np.tanh(territory / 15) - 0.3 * axis_mm
     reachable = float(tissue_ml[territory > 0].sum())
     extent_ml = min(model.hypoperfusion_ml, 0.95 * reachable)
     depth = np.minimum(inside - _level(inside, tissue_ml, extent_ml), territory + 2)
 
-    centre = _core_centre(rng, all_tubes, side)
     stretch = rng.uniform(0.8, 1.25, 3)[:, None]
     near = 0.8 * noise[1] - np.linalg.norm((points - centre[:, None]) / stretch, axis=0)
     room = depth - 3.0  # a rim of penumbra all round
-    core_ml = min(model.core_ml, 0.5 * extent_ml)
+    core_ml = min(model.core_ml, 0.7 * extent_ml)
     core_depth = np.minimum(near - _level(near, tissue_ml * (room > 0), core_ml), room)
-    return Lesion(
-        _soft(depth, model.border_mm), _soft(core_depth, model.border_mm), depth.astype(np.float32)
-    )
-
-
-def _core_centre(rng: np.random.Generator, all_tubes: list[Tube], side: Side) -> FloatArray:
-    """A point (3,) between the lentiform nucleus and the cortex over the Sylvian fissure, mm."""
-    m1_end = next(t for t in all_tubes if t.name == "m1" and t.side == side).points[:, -1]
-    branches = [t for t in all_tubes if t.name.startswith("m2") and t.side == side]
-    cortex = np.concatenate([t.points for t in branches], axis=1)
-    target = cortex[:, rng.integers(cortex.shape[1])]
-    lentiform = m1_end + np.array([0.0, 0.0, 14.0])
-    return lentiform + rng.uniform(0.2, 0.8) * (target - m1_end) + rng.normal(0, 4, 3)
+    return Lesion(*(np.asarray(a, np.float32) for a in (depth, core_depth, territory)))
 
 
 def _level(values: FloatArray, weight: FloatArray, total: float) -> float:
@@ -136,23 +159,34 @@ def _soft(depth_mm: FloatArray, width_mm: float) -> Float32:
 
 def apply(model: StrokeModel, where: Lesion, healthy: TissueFields) -> TissueFields:
     """Perfusion with the stroke. Factors blend in their logarithm, delays linearly."""
+    hypoperfused = _soft(where.depth_mm, model.border_mm)
+    core = _soft(where.core_mm, model.border_mm)
 
-    def factor(penumbra: float, core: float) -> FloatArray:
-        log = (1 - where.core) * np.log(penumbra) + where.core * np.log(core)
-        return np.exp(where.hypoperfused * log)
+    def factor(penumbra: float, infarct: float) -> FloatArray:
+        log = (1 - core) * np.log(penumbra) + core * np.log(infarct)
+        return np.exp(hypoperfused * log)
 
     deep = np.tanh(np.maximum(where.depth_mm, 0) / 18.0)
     late = model.penumbra_delay_s + model.penumbra_delay_rise_s * deep
-    late = late + where.core * (model.core_delay_s - late)
+    late = late + core * (model.core_delay_s - late)
     variation = 0.3 * (healthy.delay_s - 1.0)
+    around = healthy.delay_s + model.oligaemia_s * np.clip(where.territory_mm / 10, 0, 1)
     arrays = (
         healthy.grey_cbf * factor(model.penumbra_grey_cbf, model.core_cbf),
         healthy.grey_cbv * factor(model.penumbra_grey_cbv, model.core_cbv),
         healthy.white_cbf * factor(model.penumbra_white_cbf, model.core_cbf),
         healthy.white_cbv * factor(model.penumbra_white_cbv, model.core_cbv),
-        healthy.delay_s + where.hypoperfused * (late + variation - healthy.delay_s),
+        around + hypoperfused * (late + variation - around),
     )
     return TissueFields(*(np.asarray(a, np.float32) for a in arrays))
+
+
+def hypodensity(model: StrokeModel, where: Lesion) -> Float32:
+    """Early hypodensity of grey matter, (V,) HU >= 0."""
+    core = _soft(where.core_mm, 2 * model.border_mm)
+    hypoperfused = _soft(where.depth_mm, 2 * model.border_mm)
+    hu = hypoperfused * (core * model.core_hu + (1 - core) * model.penumbra_hu)
+    return np.asarray(hu, np.float32)
 
 
 def true_tmax(delay_s: FloatArray, mtt_s: FloatArray) -> FloatArray:

@@ -1,211 +1,250 @@
-"""Centre lines of the head's large vessels in MNI mm, and how much of each voxel they fill.
+"""The vessels of one head: labelled centre lines and calibres, with normal variants.
 
-Courses follow textbook anatomy, placed in the fissures of the MNI152 template; calibres after
-Rai 2013 (J NeuroIntervent Surg 5:371); compare Mouches 2019 (Sci Data 6:29), an atlas of cerebral
-arteries in MNI space. Each line is given for the right side (x > 0)
-and mirrored. A radius of 0 marks a perforator, which only shapes the territories.
+``courses`` holds the average lines in MNI space. Here they are varied as people differ (variants
+of the circle of Willis, courses, calibres), smoothed, and carried into the head. Compare Mouches
+2019 (Sci Data 6:29), an atlas of cerebral arteries in MNI space.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
-from strokect.core.types import FloatArray, Grid
-from strokect.phantom.anatomy import HeadMap, fine_offsets, load_template, sample
+from strokect.core.types import FloatArray
+from strokect.phantom.courses import Line
+from strokect.phantom.raster import occupancy, spaced
+from strokect.phantom.template import HeadMap, load_template, sample, smooth_field
+from strokect.phantom.variants import Side, Variants, draw_variants, varied
 
-Side = Literal["left", "right"]
+__all__ = [
+    "SEGMENT_LABELS",
+    "TERRITORIES",
+    "Side",
+    "Tube",
+    "Variants",
+    "distance_to",
+    "draw_variants",
+    "mca_margin",
+    "occupancy",
+    "tubes",
+]
+
 Float64 = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class Line:
-    """One vessel. points_mm : RAS MNI nodes, right side. radius_mm : at start and end.
-
-    territory : "aca", "mca", "pca", "other", "stem" (feeds several) or "vein". paired : a
-    mirrored twin exists.
-    """
-
-    name: str
-    territory: str
-    points_mm: tuple[tuple[float, ...], ...]
-    radius_mm: tuple[float, float]
-    paired: bool = True
-
-
-#: name, territory, radius at start and end (mm), one or a pair, nodes x,y,z (MNI mm, right side)
-_ARTERIES = """
-ica                  stem  2.2 1.9 pair 14,-4,-44 15,1,-34 12,3,-26 11,4,-20
-m1                   mca   1.5 1.3 pair 11,4,-20 18,5,-18.5 25,6,-17 31,5,-17 36,2,-14
-m2_superior          mca   1.1 0.9 pair 36,2,-14 39,5,-8 40,7,0 41,6,8 42,0,15
-m2_inferior          mca   1.1 0.9 pair 36,2,-14 40,-5,-9 40,-12,-3 41,-20,6 42,-28,14
-m3_prefrontal        mca   0.8 0.4 pair 40,7,0 47,15,3 53,19,12 52,20,26 46,20,40
-m3_central           mca   0.8 0.4 pair 42,0,15 52,-1,17 60,-4,26 57,-8,40 48,-12,56
-m3_parietal          mca   0.8 0.4 pair 42,-28,14 52,-30,20 60,-36,32 54,-44,46 46,-48,54
-m3_angular           mca   0.8 0.4 pair 42,-28,14 52,-40,18 57,-54,20 50,-66,26 44,-74,28
-m3_temporal          mca   0.8 0.4 pair 40,-12,-3 50,-18,-3 61,-26,-2 64,-36,-4 60,-50,0
-m3_temporal_anterior mca   0.7 0.4 pair 31,5,-17 40,12,-22 52,8,-22 60,-4,-20 64,-16,-16
-m3_orbitofrontal     mca   0.7 0.4 pair 39,5,-8 42,20,-9 46,34,-6 46,42,4 42,46,16
-lenticulostriate     mca   0.0 0.0 pair 20,5,-14 23,3,-2 26,-3,12 26,-8,22
-medullary            mca   0.0 0.0 pair 28,8,24 30,-8,28 32,-26,28 34,-40,24
-a1                   aca   1.1 1.0 pair 11,4,-20 7,8,-18 2.5,12,-15
-acomm                aca   0.8 0.8 one  2.5,12,-15 -2.5,12,-15
-a2                   aca   1.0 0.9 pair 2.5,12,-15 2,20,-14 2,30,-8 2,37,2 2,37,10 2,30,21
-pericallosal         aca   0.9 0.5 pair 2,30,21 2,16,28 2,0,32 2,-16,34 2,-32,32 2,-42,26
-callosomarginal      aca   0.8 0.4 pair 2,37,6 4,44,16 5,40,30 5,26,42 6,10,50 6,-4,58
-frontopolar          aca   0.7 0.4 pair 2,30,-8 3,46,-6 5,60,4 7,60,18 12,54,30
-paracentral          aca   0.6 0.4 pair 2,-16,34 4,-26,46 6,-34,58 10,-36,66
-precuneal            aca   0.6 0.4 pair 2,-32,32 4,-46,42 6,-58,48 8,-64,54
-heubner              aca   0.0 0.0 pair 8,9,-16 11,14,-4 11,14,6
-basilar              stem  1.8 1.7 one  0,-26,-52 0,-24,-40 0,-20,-28 0,-17,-21
-p1                   pca   1.1 1.0 pair 0,-17,-21 5,-17,-20 11,-17,-19
-pcomm                pca   0.6 0.6 pair 11,2,-22 11,-8,-20 11,-17,-19
-p2                   pca   1.0 0.8 pair 11,-17,-19 18,-22,-16 22,-30,-10 19,-38,-5 15,-46,-1
-calcarine            pca   0.7 0.4 pair 15,-46,-1 12,-58,3 9,-72,6 8,-86,4 12,-96,4
-parieto_occipital    pca   0.7 0.4 pair 15,-46,-1 14,-58,10 13,-68,22 14,-78,34 18,-84,38
-temporo_occipital    pca   0.6 0.4 pair 20,-27,-14 30,-34,-17 38,-48,-17 40,-62,-13 36,-78,-10
-temporal_basal       pca   0.0 0.0 pair 20,-27,-14 30,-20,-24 36,-12,-30
-thalamoperforators   pca   0.0 0.0 pair 4,-17,-18 8,-18,-2 12,-20,10
-superior_cerebellar  other 0.6 0.4 pair 2,-18,-23 12,-24,-22 20,-44,-22 24,-62,-26
-cerebellar           other 0.0 0.0 pair 0,-24,-36 20,-50,-45 20,-75,-35
-"""
-_VEINS = """
-internal_cerebral    vein  0.9 1.2 pair 2,-2,11 2,-12,14 2,-24,12 1,-34,7
-galen                vein  2.0 2.3 one  0,-33,7 0,-39,5 0,-44,8
-straight             vein  2.3 2.8 one  0,-44,8 0,-60,2 0,-78,-6 0,-97,-12
-basal                vein  0.7 0.9 pair 12,-4,-16 17,-18,-12 12,-30,-2 1,-36,5
-thalamostriate       vein  0.6 0.8 pair 16,-20,20 12,-8,17 2,-2,11
-"""
-
-
-def _parse(table: str) -> tuple[Line, ...]:
-    lines = []
-    for row in table.strip().splitlines():
-        name, territory, start, end, count, *nodes = row.split()
-        points = tuple(tuple(float(c) for c in node.split(",")) for node in nodes)
-        lines.append(Line(name, territory, points, (float(start), float(end)), count == "pair"))
-    return tuple(lines)
-
-
-ARTERIES = _parse(_ARTERIES)
-VEINS = _parse(_VEINS)
+#: Values of the truth image of vessel segments. Stable: new segments get new numbers.
+SEGMENT_LABELS: dict[str, int] = {
+    "ICA": 1,
+    "M1": 2,
+    "M2": 3,
+    "M3": 4,
+    "A1": 5,
+    "A2": 6,
+    "A3": 7,
+    "ACOM": 8,
+    "PCOM": 9,
+    "VA": 10,
+    "BA": 11,
+    "P1": 12,
+    "P2": 13,
+    "P3": 14,
+    "CEREBELLAR": 15,
+    "PERFORATOR": 16,
+    "SSS": 20,
+    "TS": 21,
+    "SIGMOID": 22,
+    "STRAIGHT": 23,
+    "VEIN": 24,
+    "CORTICAL_VEIN": 25,
+}
+#: Segments that lie in sulci, and are led back there after their course was varied.
+_SULCAL = ("M2", "M3", "A3", "P2", "P3", "CEREBELLAR", "CORTICAL_VEIN")
+#: Segments that give rise to those and stay where they are.
+_CISTERNAL = ("ICA", "M1", "A1", "A2", "P1", "PCOM", "VA", "BA")
+#: Territories that tissue belongs to; "stem" vessels feed several, "vein" none.
 TERRITORIES = ("mca", "aca", "pca", "other")
 
 
 @dataclass(frozen=True, eq=False)
 class Tube:
-    """A vessel of one head. points : (3, N) head mm, about 0.4 mm apart. radius_mm : (N,)."""
+    """A vessel of one head. points : (3, N) head mm, about 0.4 mm apart; mni : (3, N) the same.
+
+    side : "left", "right" or "both". radius_mm : (N,), 0 for perforators. parent : name of the
+    vessel it arises from, on the same side or unpaired. cut : whether its start and its end were
+    cut from a longer vessel, and so are flat.
+    """
 
     name: str
+    segment: str
     territory: str
     side: str
     points: FloatArray
+    mni: FloatArray
     radius_mm: FloatArray
+    parent: str | None = None
+    cut: tuple[bool, bool] = (False, False)
+
+    @property
+    def length_mm(self) -> float:
+        """Length along the centre line."""
+        return float(np.linalg.norm(np.diff(self.points, axis=1), axis=0).sum())
 
 
-def tubes(head_map: HeadMap) -> list[Tube]:
-    """All arteries and veins of a head."""
-    out = []
-    for line in (*ARTERIES, *VEINS, *_dural_sinuses(head_map)):
-        for side, sign in (("right", 1.0), ("left", -1.0)) if line.paired else (("both", 1.0),):
-            mni, radius = _densify(line)
-            points = head_map.from_mni(mni * np.array([[sign], [1], [1]]))
-            out.append(Tube(line.name, line.territory, side, points, radius))
-    return out
+def tubes(
+    head_map: HeadMap, variants: Variants = Variants(), rng: np.random.Generator | None = None
+) -> list[Tube]:
+    """All arteries and veins of a head.
+
+    rng : draws courses (SD 0.4 mm at the circle of Willis to 1.5 mm distally, smooth) and calibres
+    (SD 8 %, and the unequal transverse sinuses); without it, the average.
+    """
+    made: list[Tube] = []
+    for side, sign in (("right", 1.0), ("left", -1.0)):
+        curves: dict[str, Float64] = {}
+        for line in varied(variants, side):  # parents come before their branches
+            mni, radius = _densify(line, curves)
+            curves[line.name] = mni
+            if line.paired or side == "right":
+                where = "both" if not line.paired else side
+                mni = mni * np.array([[sign], [1], [1]])
+                empty = np.zeros_like(mni)
+                made.append(
+                    Tube(
+                        line.name,
+                        line.segment,
+                        line.territory,
+                        where,
+                        empty,
+                        mni,
+                        radius,
+                        line.parent,
+                    )
+                )
+    sizes = np.cumsum([t.mni.shape[1] for t in made])[:-1]
+    together = np.concatenate([t.mni for t in made], axis=1)
+    scale = np.ones(len(made))
+    if rng is not None:
+        together = _jitter(rng, together, np.concatenate([_looseness(t) for t in made]))
+        fixed = [np.full(t.mni.shape[1], t.segment in _CISTERNAL) for t in made]
+        free = [np.full(t.mni.shape[1], t.segment in _SULCAL) for t in made]
+        together = _settle(together, np.concatenate(free), np.concatenate(fixed))
+        scale = _calibres(rng, made)
+    mni_parts = np.split(together, sizes, axis=1)
+    parts = np.split(head_map.from_mni(together), sizes, axis=1)
+    return [
+        replace(t, mni=m, points=p, radius_mm=t.radius_mm * k)
+        for t, m, p, k in zip(made, mni_parts, parts, scale, strict=True)
+    ]
 
 
-def _densify(line: Line, step_mm: float = 0.4) -> tuple[Float64, Float64]:
-    """Smooth curve through the nodes: points (3, N) MNI mm and radii (N,)."""
+def _densify(
+    line: Line, curves: dict[str, Float64], step_mm: float = 0.4
+) -> tuple[Float64, Float64]:
+    """Smooth curve through the nodes: points (3, N) MNI mm and radii (N,).
+
+    The start is moved on to the parent's curve; perforators stay where they are.
+    """
     nodes = np.array(line.points_mm, float)
+    if line.parent in curves and max(line.radius_mm) > 0:
+        parent = curves[str(line.parent)].T
+        nearest = parent[int(np.argmin(((parent - nodes[0]) ** 2).sum(axis=1)))]
+        gap = float(np.linalg.norm(nearest - nodes[0]))
+        nodes = np.vstack([nearest, nodes]) if gap > 3.0 else np.vstack([nearest, nodes[1:]])
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(nodes, axis=0), axis=1))])
     s = np.linspace(0, along[-1], max(2, int(along[-1] / step_mm)))
     points = PchipInterpolator(along, nodes)(s).T
-    return points, np.interp(s, [0, along[-1]], line.radius_mm)
+    knots = np.linspace(0, along[-1], len(line.radius_mm))
+    return points, np.interp(s, knots, line.radius_mm)
 
 
-def _dural_sinuses(head_map: HeadMap) -> list[Line]:
-    """Superior sagittal and transverse sinuses, laid on the inner table of the MNI hull."""
-    template = load_template()
-
-    def on_hull(centre: Float64, direction: Float64, out_mm: float) -> tuple[float, float, float]:
-        reach = np.arange(40.0, 130.0, 0.5)
-        ray = centre[:, None] + direction[:, None] * reach
-        distance = sample(template.channels[3:], template.affine, ray)[0]
-        x, y, z = ray[:, int(np.argmax(distance > out_mm))]
-        return (float(x), float(y), float(z))
-
-    centre = np.array([0.0, -20.0, 10.0])
-    sagittal = tuple(
-        on_hull(centre, np.array([0.0, np.cos(a), np.sin(a)]), 0.0)
-        for a in np.radians(np.arange(20, 198, 6))
-    )
-    torcula = (0.0, -100.0, -12.0)
-    low = np.array([0.0, -20.0, -18.0])
-    transverse = [torcula] + [
-        on_hull(low, np.array([np.cos(np.radians(a)), np.sin(np.radians(a)), drop]), 0.0)
-        for a, drop in ((-75, -0.03), (-60, -0.05), (-45, -0.07), (-32, -0.1))
-    ]
-    return [
-        Line("superior_sagittal", "vein", (*sagittal, torcula), (1.4, 4.5), paired=False),
-        Line("transverse", "vein", tuple(transverse), (3.6, 3.2)),
-    ]
+def _looseness(tube: Tube) -> Float64:
+    """SD (N,) of the displacement of a course, mm: least in dura and bone."""
+    away = np.linalg.norm(tube.mni - np.array([[0.0], [0.0], [-18.0]]), axis=0)
+    fast = {"SSS": 0.5, "TS": 0.5, "SIGMOID": 0.5, "STRAIGHT": 0.5, "ICA": 0.8, "VA": 0.8}
+    most = fast.get(tube.segment, 1.5)
+    return np.clip(0.4 + 0.025 * (away - 25.0), 0.4, most)
 
 
-@numba.njit(cache=True)
-def _rasterise(out, points, radius, soft):
-    """Draw spheres: out (Z, Y, X), points (3, N) index (x, y, z) and radius (3, N) in samples."""
-    nz, ny, nx = out.shape
-    for i in range(points.shape[1]):
-        rx, ry, rz, r = radius[0, i], radius[1, i], radius[2, i], radius[3, i]
-        pad = 1 + soft / r
-        for k in range(
-            max(0, int(points[2, i] - rz * pad)), min(nz, int(points[2, i] + rz * pad) + 2)
-        ):
-            dz = (k - points[2, i]) / rz
-            for j in range(
-                max(0, int(points[1, i] - ry * pad)), min(ny, int(points[1, i] + ry * pad) + 2)
-            ):
-                dy = (j - points[1, i]) / ry
-                for m in range(
-                    max(0, int(points[0, i] - rx * pad)), min(nx, int(points[0, i] + rx * pad) + 2)
-                ):
-                    dx = (m - points[0, i]) / rx
-                    d = np.sqrt(dx * dx + dy * dy + dz * dz) * r
-                    value = min(1.0, max(0.0, (r - d) / soft + 0.5))
-                    out[k, j, m] = max(out[k, j, m], value)
+def _jitter(rng: np.random.Generator, points: Float64, sd_mm: Float64) -> Float64:
+    """Displace points (3, N) by a smooth function of place, so that branches stay joined.
 
-
-def occupancy(grid: Grid, group: list[Tube]) -> npt.NDArray[np.float32]:
-    """Fraction (Z, Y, X) of each voxel filled by the tubes.
-
-    Drawn on samples at most 0.5 mm apart in plane and 1 mm through plane, each with a soft edge
-    whose second moment is taken out of the radius so that the cross-section stays pi r^2.
+    Less across the midline.
     """
-    dz, dy, dx = grid.spacing_mm
-    n = [fine_offsets(s, t).size for s, t in ((dz, 1.0), (dy, 0.5), (dx, 0.5))]
-    fine = np.zeros([g * m for g, m in zip(grid.shape, n, strict=True)], np.float32)
-    steps = np.array([dx / n[2], dy / n[1], dz / n[0]])
-    inverse = np.linalg.inv(grid.affine)
-    soft = 0.5
-    for tube in group:
-        index = inverse[:3, :3] @ tube.points + inverse[:3, 3:]
-        index = (index + 0.5) * np.array(n[::-1])[:, None] - 0.5
-        r = np.sqrt(np.maximum(np.asarray(tube.radius_mm) ** 2 - soft**2 / 12, 0.01))
-        radius = np.concatenate([r[None] / steps[:, None], r[None]])
-        _rasterise(fine, index, radius, soft)
-    blocks = fine.reshape(grid.shape[0], n[0], grid.shape[1], n[1], grid.shape[2], n[2])
-    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    shift = sd_mm * np.clip(smooth_field(rng, 20.0, 3)(points), -2, 2)
+    shift[0] *= np.clip(np.abs(points[0]) / 8.0, 0.15, 1.0)
+    moved = points + shift
+    return _within_dura(points, moved)
 
 
-def distance_to(group: list[Tube], points: FloatArray) -> Float64:
-    """Distance, mm, of head points (3, N) from the nearest centre line of the group."""
-    tree = cKDTree(np.concatenate([t.points for t in group], axis=1).T)
+def _within_dura(before: Float64, moved: Float64) -> Float64:
+    """Push points (3, N) that were moved outwards, beyond 0.4 mm off the brain's hull, back in."""
+    depth = _channel(before, slice(3, 4))
+    for _ in range(2):
+        beyond = np.maximum(_channel(moved, slice(3, 4)) - np.maximum(depth, 0.4), 0.0)
+        beyond[depth > 3.0] = 0.0  # neck and skull base
+        moved = moved - beyond * _slope(moved, slice(3, 4), 1.0)
+    return moved
+
+
+def _settle(points: Float64, free: BoolArray, fixed: BoolArray) -> Float64:
+    """Slide free points (3, N) out of parenchyma, by up to 2 mm, towards the nearest sulcus.
+
+    The move depends on place alone and fades near fixed points, so that branches stay joined.
+    """
+    out = points.copy()
+    away = cKDTree(points[:, fixed].T).query(points[:, free].T)[0]
+    step_mm = 0.65 * np.clip((away - 0.5) / 6.0, 0.0, 1.0)
+    for _ in range(3):
+        slope = _slope(out[:, free], slice(0, 2), 1.5)
+        slope[0] *= np.abs(out[0, free]) > 4.0  # not across the midline
+        out[:, free] -= step_mm * slope / np.maximum(np.linalg.norm(slope, axis=0), 0.15)
+    return _within_dura(points, out)
+
+
+def _channel(points: Float64, which: slice) -> Float64:
+    """Sum (N,) of channels of the template at MNI points (3, N)."""
+    template = load_template()
+    return np.asarray(sample(template.channels[which], template.affine, points), float).sum(axis=0)
+
+
+def _slope(points: Float64, which: slice, step_mm: float) -> Float64:
+    """Gradient (3, N) of ``_channel``, 1/mm."""
+    steps = step_mm * np.eye(3)[:, :, None]
+    return np.stack([_channel(points + e, which) - _channel(points - e, which) for e in steps]) / (
+        2 * step_mm
+    )
+
+
+def _calibres(rng: np.random.Generator, made: list[Tube]) -> Float64:
+    """Factor (len(made),) on each radius: of the person (SD 5 %) and of the vessel (SD 6 %).
+
+    One transverse sinus, more often the right, is larger down to the jugular vein; likewise one
+    vertebral artery, more often the left.
+    """
+    person = 1 + 0.05 * np.clip(rng.standard_normal(), -2, 2)
+    factor = person * (1 + 0.06 * np.clip(rng.standard_normal(len(made)), -2, 2))
+    sinus = float(np.clip(rng.normal(0.10, 0.18), -0.35, 0.35))
+    vertebral = float(np.clip(rng.normal(-0.05, 0.12), -0.3, 0.3))
+    for k, tube in enumerate(made):
+        right = {"right": 1.0, "left": -1.0}.get(tube.side, 0.0)
+        factor[k] *= 1 + right * sinus * (tube.segment in ("TS", "SIGMOID"))
+        factor[k] *= 1 + right * vertebral * (tube.segment == "VA")
+    return factor
+
+
+def distance_to(group: list[Tube], points: FloatArray, step_mm: float = 1.0) -> Float64:
+    """Distance, mm, of head points (3, N) from the centre lines of the group, to about 0.1 mm.
+
+    Infinite for an empty group.
+    """
+    if not group:
+        return np.full(np.asarray(points).shape[1], np.inf)
+    lines = [t.points[:, spaced(t.points, step_mm)] for t in group]
+    tree = cKDTree(np.concatenate(lines, axis=1).T)
     return tree.query(np.asarray(points).T, workers=2)[0]
 
 

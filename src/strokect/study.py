@@ -1,0 +1,157 @@
+"""One study from scan to result folder, and how far the result agrees with known truth."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strokect.core.errors import GeometryError
+from strokect.core.types import BoolArray, CTSeries, FloatArray, Grid
+from strokect.evaluate.overlap import dice, hd95_mm
+from strokect.io import nifti
+from strokect.io.layouts import OwnLayout
+from strokect.io.outputs import check_output_folder, result_folder, write_json
+from strokect.pipeline import Given, Stages, analyse, finish, is_dicom, read_scan, write_result
+from strokect.report.html import write_report
+from strokect.settings import PerfusionSettings
+
+#: Masks whose agreement is measured; "tmax6" is Tmax > 6 s in the true tissue, whatever the rule.
+REGIONS = ("core", "penumbra", "hypoperfusion", "tmax6")
+
+
+def _nothing_given(series: CTSeries) -> Given:
+    return Given()
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How one study is read and written.
+
+    interval_s, times_file : times that the scan itself lacks. given : from the scan just read to
+    what the user gives. beside : further JSON files of the result folder, name to content.
+    """
+
+    interval_s: float | None = None
+    times_file: Path | None = None
+    given: Callable[[CTSeries], Given] = _nothing_given
+    report: bool = True
+    dicom_out: bool = False
+    overwrite: bool = False
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_study(
+    source: Path,
+    out: Path,
+    settings: PerfusionSettings,
+    options: StudyOptions = StudyOptions(),
+    listener: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Read, analyse and write one study; ``out`` appears when it is whole.
+
+    source : NIfTI file, DICOM folder or patient folder. listener : see ``pipeline.Stages``.
+    Returns the content of ``summary.json``. Raises any StrokeCTError; ``out`` is then untouched.
+    """
+    check_output_folder(out, options.overwrite)
+    if options.dicom_out:
+        from strokect.io.dicom_results import check_available
+
+        check_available()
+    stages = Stages(listener)
+    with stages("reading") as progress:
+        series = read_scan(source, options.interval_s, options.times_file, progress)
+        given = options.given(series)
+    result = analyse(series, settings, given, stages)
+    del series
+    with result_folder(out, options.overwrite) as folder:
+        with stages("writing") as progress:
+            write_result(result, folder, progress)
+            for name, content in options.beside.items():
+                write_json(folder / name, content)
+            if options.dicom_out:
+                from strokect.io.dicom_results import write_result_dicom
+
+                write_result_dicom(result, source if is_dicom(source) else None, folder / "dicom")
+        if options.report:
+            with stages("report"):
+                write_report(result, folder / "report.html")
+        return finish(result, stages, folder)
+
+
+def stamp(path: Path | None) -> str:
+    """Which files these are: names, sizes and times of change, as one hash; "" for none.
+
+    path : a folder, or a NIfTI file with its sidecar. Contents are not read, so that thousands of
+    studies are checked in seconds; a file that is copied or touched counts as another one.
+    """
+    if path is None or not path.exists():
+        return ""
+    if path.is_dir():
+        base, files = path, sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        base, files = path.parent, [p for p in (path, nifti.sidecar_path(path)) if p.exists()]
+    digest = hashlib.sha256()
+    for file in files:
+        found = file.stat()
+        line = f"{file.relative_to(base)}\t{found.st_size}\t{found.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def score_study(folder: Path, layout: OwnLayout) -> dict[str, Any]:
+    """Agreement of a result folder with the truth of the same patient, on the scan's grid.
+
+    Returns per region of REGIONS that has a truth: ``dice``, ``hd95_mm`` (None where one of the
+    masks is empty), ``found_ml``, ``true_ml``; and ``side``, the true one. Empty without truth.
+    Raises GeometryError where truth and result lie on different grids.
+    """
+    out: dict[str, Any] = {}
+    for name in REGIONS:
+        pair = _late(folder, layout) if name == "tmax6" else _masks(name, folder, layout)
+        if pair is None:
+            continue
+        found, true, grid = pair
+        distance = hd95_mm(found, true, grid)
+        out[name] = {
+            "dice": dice(found, true),
+            "hd95_mm": distance if math.isfinite(distance) else None,
+            "found_ml": float(np.count_nonzero(found) * grid.voxel_ml),
+            "true_ml": float(np.count_nonzero(true) * grid.voxel_ml),
+        }
+    record = layout.truth_folder / f"{layout.stem}_truth.json"
+    if record.exists():
+        side = nifti.read_json(record).get("side")
+        out["side"] = side if isinstance(side, str) else None
+    return out
+
+
+def _masks(name: str, folder: Path, layout: OwnLayout) -> tuple[BoolArray, BoolArray, Grid] | None:
+    truth = layout.truth_mask(name)
+    if not truth.exists():
+        return None
+    found = nifti.read_volume(folder / "masks" / f"{name}.nii.gz")
+    return found.data != 0, _on(found.grid, truth) != 0, found.grid
+
+
+def _late(folder: Path, layout: OwnLayout) -> tuple[BoolArray, BoolArray, Grid] | None:
+    """Tmax > 6 s, found and true, within the true tissue."""
+    truth, tissue = layout.truth_map("tmax"), layout.truth_mask("tissue")
+    if not truth.exists() or not tissue.exists():
+        return None
+    found = nifti.read_volume(folder / "maps" / "tmax.nii.gz")
+    where = _on(found.grid, tissue) != 0
+    true = np.nan_to_num(_on(found.grid, truth)) > 6.0
+    return (np.nan_to_num(found.data) > 6.0) & where, true & where, found.grid
+
+
+def _on(grid: Grid, path: Path) -> FloatArray:
+    volume = nifti.read_volume(path)
+    if not volume.grid.same_as(grid, tolerance_mm=0.1):
+        raise GeometryError("the truth lies on another grid than the result", path.name)
+    return volume.data
