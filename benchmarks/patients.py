@@ -29,11 +29,11 @@ from strokect.core.errors import StrokeCTError
 from strokect.core.geometry import resample
 from strokect.io import nifti
 from strokect.io.dicom_write import write_ct_series
+from strokect.phantom.config import SMALL, PatientConfig
 from strokect.phantom.patient import VirtualPatient, make_patient
 from strokect.phantom.vessels import Side
 from strokect.pipeline import analyse, read_scan
 from strokect.settings import PerfusionSettings, load_settings
-from strokect.phantom.config import SMALL, PatientConfig
 
 SIZES = {"full": PatientConfig(), "small": SMALL}
 #: What every patient has to reach, lowest and highest allowed value.

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from strokect import pipeline
 from strokect.core.errors import GeometryError
 from strokect.core.types import BoolArray, CTSeries, FloatArray, Grid
 from strokect.evaluate.overlap import dice, hd95_mm
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
 from strokect.io.outputs import check_output_folder, result_folder, write_json
-from strokect.pipeline import Given, Stages, analyse, finish, is_dicom, read_scan, write_result
+from strokect.pipeline import Given, Stages
 from strokect.report.html import write_report
 from strokect.settings import PerfusionSettings
 
@@ -65,23 +66,23 @@ def run_study(
         check_available()
     stages = Stages(listener)
     with stages("reading") as progress:
-        series = read_scan(source, options.interval_s, options.times_file, progress)
+        series = pipeline.read_scan(source, options.interval_s, options.times_file, progress)
         given = options.given(series)
-    result = analyse(series, settings, given, stages)
+    result = pipeline.analyse(series, settings, given, stages)
     del series
     with result_folder(out, options.overwrite) as folder:
         with stages("writing") as progress:
-            write_result(result, folder, progress)
+            pipeline.write_result(result, folder, progress)
             for name, content in options.beside.items():
                 write_json(folder / name, content)
             if options.dicom_out:
                 from strokect.io.dicom_results import write_result_dicom
 
-                write_result_dicom(result, source if is_dicom(source) else None, folder / "dicom")
+                write_result_dicom(result, source if pipeline.is_dicom(source) else None, folder / "dicom")
         if options.report:
             with stages("report"):
                 write_report(result, folder / "report.html")
-        return finish(result, stages, folder)
+        return pipeline.finish(result, stages, folder)
 
 
 def stamp(path: Path | None) -> str:

@@ -32,8 +32,7 @@ from strokect.io.outputs import (
     write_json,
     write_table,
 )
-from strokect.phantom import clinical, raster, truth, vessels
-from strokect.phantom.scans import StaticScan
+from strokect.phantom import clinical, raster, scans, truth, vessels
 from strokect.phantom.study import SIZES, Size, StudyConfig, VirtualStudy, draw_study, make_study
 
 Vendor = Literal["siemens", "ge", "philips", "canon"]
@@ -188,8 +187,8 @@ def _write_truth(study: VirtualStudy, layout: OwnLayout, folder: Path) -> None:
         nifti.write_volume(folder / layout.truth_mask(name).name, mask.data, mask.grid, name)
     classes = truth.classes_of(patient.masks)
     nifti.write_labels(folder / layout.truth_labels("tissue").name, classes, grid, "tissue class")
-    scans: tuple[tuple[Modality, StaticScan], ...] = (("ncct", study.ncct), ("cta", study.cta))
-    for space, scan in scans:
+    images: tuple[tuple[Modality, scans.StaticScan], ...] = (("ncct", study.ncct), ("cta", study.cta))
+    for space, scan in images:
         clot = layout.truth_mask("clot", space).name
         nifti.write_volume(folder / clot, scan.clot.data, scan.clot.grid, "clot")
         labels = layout.truth_labels("vessels", space).name
@@ -211,14 +210,18 @@ def _write_truth(study: VirtualStudy, layout: OwnLayout, folder: Path) -> None:
 def _write_dicom(study: VirtualStudy, layout: OwnLayout, vendor: Vendor) -> None:
     from strokect.io.dicom_write import write_ct_series, write_ct_volume
 
-    seed = study.config.patient.seed
-    for number, (name, scan) in enumerate((("ncct", study.ncct), ("cta", study.cta)), 1):
+    config, seed = study.config, study.config.patient.seed
+    plain = study.ncct
+    if config.ncct.tilt_deg:  # a tilted gantry stores sheared slices, which NIfTI readers refuse
+        plain = scans.ncct(study.subject, config.ncct, sheared=True)
+    volumes = (("ncct", plain, config.ncct.kvp), ("cta", study.cta, config.cta.kvp))
+    for number, (name, scan, kvp) in enumerate(volumes, 1):
         write_ct_volume(
-            scan.image, layout.dicom_folder / name, seed=seed, vendor=vendor,
+            scan.image, layout.dicom_folder / name, seed=seed, vendor=vendor, kvp=kvp,
             series_description=name.upper(), series_number=number,
         )  # fmt: skip
     write_ct_series(
-        study.ctp.ctp, layout.dicom_folder / "ctp", seed=seed, vendor=vendor,
+        study.ctp.ctp, layout.dicom_folder / "ctp", seed=seed, vendor=vendor, kvp=config.ctp.kvp,
         series_description="CTP", series_number=3,
     )  # fmt: skip
 

@@ -18,7 +18,10 @@ def hashes(root):
 
 def test_the_same_seed_gives_the_same_bytes(patient, tmp_path):
     root = tmp_path / "elsewhere"
-    assert strokect("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom", "siemens").code == 0
+    assert (
+        strokect("phantom", "-o", root, "--size", "small", "--seed", 3, "--dicom", "siemens").code
+        == 0
+    )
     one, two = hashes(patient.layout.root), hashes(root)
     assert one == two
     assert sum("ctp" in name and name.endswith(".dcm") for name in one) == 24 * 8

@@ -70,4 +70,4 @@ def test_the_score_follows_volume_and_side():
     assert 0.6 < np.corrcoef(volumes, scores)[0, 1] < 0.95
     assert 1.5 < scores[sides == "left"].mean() - scores[sides == "right"].mean() < 4.5
     mimics = [draw_nihss(rng, Case("WIS", 70, "F"), 0, 0) for _ in range(100)]
-    assert 0 <= min(mimics) and np.mean(mimics) < 4
+    assert min(mimics) >= 0 and np.mean(mimics) < 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_leukoaraiosis_grows_with_its_grade_and_darkens_white_matter(head):
     ]
     volumes = [a.leukoaraiosis.sum() * grid.voxel_ml for a in grades]
     assert volumes[0] == 0
-    assert all(b > 2 * a + 0.5 for a, b in zip(volumes, volumes[1:], strict=False))
+    assert all(b > 2 * a + 0.5 for a, b in itertools.pairwise(volumes))
     assert volumes[3] < 130
     worst = grades[3]
     assert (worst.leukoaraiosis <= worst.white + 1e-5).all()

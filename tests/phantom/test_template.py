@@ -63,7 +63,7 @@ def test_a_smooth_field_has_its_length_and_unit_spread():
 
 def test_the_ventricles_of_the_template_are_where_they_should_be():
     deep = template.load_template().deep
-    inside = np.array([[12.0, -12, 25], [5.0, 5, -42], [18.0, 18, 8]])  # bodies, right atrium
+    inside = np.array([[9.0, -9, 25], [5.0, 5, -42], [18.0, 18, 9]])  # bodies, right atrium
     outside = np.array([[0.0, 30, 0], [-45.0, 0, 60], [-6, 0, 0]])  # cistern, insula, frontal
     assert (deep(inside)[0] < 0).all()
     assert (deep(outside)[0] > 3).all()

@@ -159,12 +159,12 @@ def write_curves(path: Path, curves: Curves) -> None:
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns of equal length as CSV with a header, atomically."""
-    table = np.column_stack([np.asarray(c, float) for c in columns.values()])
+    """Write columns of equal length as CSV with a header, atomically; numbers to 4 decimals."""
+    arrays = [np.asarray(c) for c in columns.values()]
+    table = np.column_stack([a.astype(object) for a in arrays])
+    kinds = ["%.4f" if a.dtype.kind in "fiub" else "%s" for a in arrays]
     with atomic_file(path) as temporary:
-        np.savetxt(
-            temporary, table, fmt="%.4f", delimiter=",", header=",".join(columns), comments=""
-        )
+        np.savetxt(temporary, table, fmt=",".join(kinds), header=",".join(columns), comments="")
 
 
 def describe_input(curve: InputCurve, time_s: np.ndarray, arrival_s: float) -> dict[str, Any]:

@@ -12,54 +12,15 @@ import numpy as np
 from strokect.phantom.skullbase import BASE_CSF_MM, vault_border
 
 #: Order of the parameters of a head, and of the lattices' frames.
-PARAMETERS = [
-    "csf_mm",
-    "skull_mm",
-    "skull_variation",
-    "hyperostosis_mm",
-    "scalp_mm",
-    "atrophy",
-    "sulci",
-    "band_mm",
-    "deep_level",
-    "white_loss_hu",
-    "frontal_sinus",
-    "ventricles_mm",
-    "grey",
-    "white",
-    "csf",
-    "falx",
-    "diploe",
-    "table",
-    "scalp",
-    "skin",
-    "muscle",
-    "air",
-]
-(
-    CSF_MM,
-    SKULL_MM,
-    SKULL_VAR,
-    HYPEROSTOSIS,
-    SCALP_MM,
-    ATROPHY,
-    SULCI,
-    BAND_MM,
-    DEEP_LEVEL,
-    WHITE_LOSS,
-    SINUS,
-    VENTRICLES_MM,
-    GREY_HU,
-    WHITE_HU,
-    CSF_HU,
-    FALX_HU,
-    DIPLOE_HU,
-    TABLE_HU,
-    SCALP_HU,
-    SKIN_HU,
-    MUSCLE_HU,
-    AIR_HU,
-) = range(len(PARAMETERS))
+PARAMETERS = (
+    *("csf_mm", "skull_mm", "skull_variation", "hyperostosis_mm", "scalp_mm", "atrophy", "sulci"),
+    *("band_mm", "deep_level", "white_loss_hu", "frontal_sinus", "ventricles_mm"),
+    *("grey", "white", "csf", "falx", "diploe", "table", "scalp", "skin", "muscle", "air"),
+)
+CSF_MM, SKULL_MM, SKULL_VAR, HYPEROSTOSIS, SCALP_MM, ATROPHY, SULCI = range(7)
+BAND_MM, DEEP_LEVEL, WHITE_LOSS, SINUS, VENTRICLES_MM = range(7, 12)
+GREY_HU, WHITE_HU, CSF_HU, FALX_HU, DIPLOE_HU, TABLE_HU = range(12, 18)
+SCALP_HU, SKIN_HU, MUSCLE_HU, AIR_HU = range(18, 22)
 DEFORM, WARP, BRAIN, DEEP, THICK, FOLDS, LEUKO, BASE, REACH = range(9)
 #: Middle of the sphere on which the pattern of the sulci is laid, and its radius, mm.
 FOLD_Y, FOLD_Z, FOLD_R = -20.0, 10.0, 62.0
@@ -128,69 +89,92 @@ def _tentorium_z(x, y):
 
 
 @numba.njit(cache=True)
-def _tissue(x, y, z, distance, brain, par, lattices, frames, infarct, buffer, out):
-    """Grey, white, CSF, brain, leukoaraiosis, HU inside the cranium, into out (6,)."""
-    deep, folds, leuko = lattices[DEEP], lattices[FOLDS], lattices[LEUKO]
-    _take(deep, frames[DEEP], x, y, z, buffer)
-    ventricle, smooth = buffer[0], buffer[1]
+def _parenchyma(place, brain, ventricle, smooth, above, par, lattices, frames, buffer):
+    """Tissue share, and white matter's part of it, after sulci, atrophy and wide ventricles."""
+    x, y, z, distance = place
     tissue = brain[0] + brain[1]
     share = brain[1] / max(tissue, 1e-3)
-    above = 1.0
-    if y < -26:
-        above = _clip((z - _tentorium_z(x, y)) / 6 + 0.5, 0.0, 1.0)
-    elif z < -10 and abs(x) < 20 and y < -8:
-        above = 0.0
     if distance > -22 and above > 0:
         # The individual's own sulci: sheets at right angles to the hull, on its outer centimetres.
         rx, ry, rz = x, y - FOLD_Y, z - FOLD_Z
         r = max(np.sqrt(rx * rx + ry * ry + rz * rz), 1.0)
         s = (FOLD_R + 0.35 * (r - FOLD_R)) / r
-        _take(folds, frames[FOLDS], s * rx, FOLD_Y + s * ry, FOLD_Z + s * rz, buffer)
+        _take(lattices[FOLDS], frames[FOLDS], s * rx, FOLD_Y + s * ry, FOLD_Z + s * rz, buffer)
         reach = _clip((distance + 13 + 5 * buffer[1]) / 6, 0.0, 1.0) * above
-        near = np.exp(-((buffer[0] / 0.16) ** 2)) * reach
-        tissue -= par[SULCI] * near
+        tissue -= par[SULCI] * np.exp(-((buffer[0] / 0.16) ** 2)) * reach
         share -= 0.35 * np.exp(-((buffer[0] / 0.4) ** 2)) * reach
-    open_ = (1 - smooth) * (0.4 + 0.6 * above) * (1.0 - np.exp(-max(ventricle, 0.0) / 6))
-    tissue -= par[ATROPHY] * open_
-    tissue = _clip((tissue - 0.5) * 1.7 + 0.55, 0.0, 1.0) * brain[2]
+    thinned = (1 - smooth) * (0.2 + 0.8 * above) * (1.0 - np.exp(-max(ventricle, 0.0) / 6))
+    tissue = _clip((tissue - par[ATROPHY] * thinned - 0.5) * 1.7 + 0.55, 0.0, 1.0) * brain[2]
     # Wide ventricles have also eaten into their walls.
     eaten = 0.5 * max(par[VENTRICLES_MM] - 1.0, 0.0)
     tissue *= _clip((ventricle - eaten) / 1.6 + 0.7, 0.0, 1.0)
-    share = _clip((share - 0.5) * 1.6 + 0.5, 0.0, 1.0)
+    return tissue, _clip((share - 0.5) * 1.6 + 0.5, 0.0, 1.0)
 
+
+@numba.njit(cache=True)
+def _leukoaraiosis(place, share, ventricle, par, lattices, frames, buffer):
+    """Diseased part of white matter: caps, bands and deep spots."""
+    x, y, z, distance = place
+    _take(lattices[LEUKO], frames[LEUKO], x, y, z, buffer)
+    horns = 0.55 + 0.9 * min(((y + 8) / 42) ** 2, 1.2)
+    band = _clip((par[BAND_MM] * horns + 1.6 * buffer[0] - ventricle) / 3, 0.0, 1.0)
+    spots = _clip(2.5 * (buffer[1] - par[DEEP_LEVEL]), 0.0, 1.0)
+    spots *= _clip((34 - ventricle) / 6, 0.0, 1.0) * _clip((-8 - distance) / 4, 0.0, 1.0)
+    found = max(band if par[BAND_MM] > 0 else 0.0, spots)
+    return found * _clip((share - 0.5) * 4, 0.0, 1.0)
+
+
+@numba.njit(cache=True)
+def _old_infarct(x, y, z, infarct, lattices, frames, buffer):
+    """Share replaced by fluid, and of the gliotic rim with it."""
+    a, b = (x - infarct[0]) / infarct[3], (y - infarct[1]) / infarct[4]
+    if a * a + b * b > 9:
+        return 0.0, 0.0
+    c = (z - infarct[2]) / infarct[5]
+    size = min(infarct[3], infarct[4], infarct[5])
+    _take(lattices[LEUKO], frames[LEUKO], x, y, z, buffer)
+    depth = (1 + 0.22 * buffer[0] - np.sqrt(a * a + b * b + c * c)) * size
+    return _clip(depth / 1.5 + 0.5, 0.0, 1.0), _clip(1 + depth / 3, 0.0, 1.0)
+
+
+@numba.njit(cache=True)
+def _dura(place, smooth):
+    """Share of falx and tentorium: sheets of about 1 mm in the midline and over the cerebellum."""
+    x, y, z, distance = place
+    if z > -12 and abs(x) < 1:
+        hang = (22.0 if y > 0 else 34.0) - (6.0 if z < 20 else 0.0)
+        return 0.8 * (1 - abs(x)) * _clip((distance + hang) / 2, 0.0, 1.0)
+    if y < -44:
+        return 0.5 * max(1 - abs(z - _tentorium_z(x, y)), 0.0) * (1 - smooth * smooth)
+    return 0.0
+
+
+@numba.njit(cache=True)
+def _tissue(place, brain, par, lattices, frames, infarct, buffer, out):
+    """Grey, white, CSF, brain, leukoaraiosis, HU inside the cranium, into out (6,).
+
+    place : x, y, z, MNI mm, and the distance from the hull of the brain.
+    """
+    x, y, z, _ = place
+    _take(lattices[DEEP], frames[DEEP], x, y, z, buffer)
+    ventricle, smooth = buffer[0], buffer[1]
+    above = 1.0  # the tentorium, and not in the brain stem
+    if y < -26:
+        above = _clip((z - _tentorium_z(x, y)) / 6 + 0.5, 0.0, 1.0)
+    elif z < -10 and abs(x) < 20 and y < -8:
+        above = 0.0
+    tissue, share = _parenchyma(
+        place, brain, ventricle, smooth, above, par, lattices, frames, buffer
+    )
     late = 0.0
-    if share > 0.3 and ventricle < 40 and above > 0:
-        _take(leuko, frames[LEUKO], x, y, z, buffer)
-        horns = 0.55 + 0.9 * min(((y + 8) / 42) ** 2, 1.2)
-        late = (par[BAND_MM] * horns + 1.6 * buffer[0] - ventricle) / 3
-        spots = _clip(2.5 * (buffer[1] - par[DEEP_LEVEL]), 0.0, 1.0)
-        spots *= _clip((34 - ventricle) / 6, 0.0, 1.0) * _clip((-8 - distance) / 4, 0.0, 1.0)
-        late = max(_clip(late, 0.0, 1.0) * (par[BAND_MM] > 0), spots)
-        late *= _clip((share - 0.5) * 4, 0.0, 1.0) * above
-    fluid_hu = par[CSF_HU]
-    gone, rim = 0.0, 0.0
-    a, b, c = (x - infarct[0]) / infarct[3], (y - infarct[1]) / infarct[4], 0.0
-    if a * a + b * b < 4:
-        c = (z - infarct[2]) / infarct[5]
-        size = min(infarct[3], infarct[4], infarct[5])
-        _take(leuko, frames[LEUKO], x, y, z, buffer)
-        depth = (1 + 0.22 * buffer[0] - np.sqrt(a * a + b * b + c * c)) * size
-        gone = _clip(depth / 1.5 + 0.5, 0.0, 1.0)
-        rim = _clip(1 + depth / 3, 0.0, 1.0)
-        fluid_hu += gone * (infarct[6] - fluid_hu)
+    if share > 0.5 and ventricle < 40 and above > 0:
+        late = above * _leukoaraiosis(place, share, ventricle, par, lattices, frames, buffer)
+    gone, rim = _old_infarct(x, y, z, infarct, lattices, frames, buffer)
     grey, white = tissue * (1 - share) * (1 - gone), tissue * share * (1 - gone)
     soft = grey * (par[GREY_HU] - 6 * rim)
     soft += white * (par[WHITE_HU] - max(par[WHITE_LOSS] * late, 6 * rim))
-    soft += (1 - grey - white) * fluid_hu
-    # Falx and tentorium: sheets of about 1 mm in the midline and over the cerebellum.
-    hang = (22.0 if y > 0 else 34.0) - (6.0 if z < 20 else 0.0)
-    sheet = 0.0
-    if z > -12 and abs(x) < 1:
-        sheet = 0.8 * (1 - abs(x)) * _clip((distance + hang) / 2, 0.0, 1.0)
-    elif y < -44:
-        off = abs(z - _tentorium_z(x, y))
-        sheet = 0.5 * max(1 - off, 0.0) * (1 - smooth * smooth)
-    soft += sheet * (par[FALX_HU] - soft)
+    soft += (1 - grey - white) * (par[CSF_HU] + gone * (infarct[6] - par[CSF_HU]))
+    soft += _dura(place, smooth) * (par[FALX_HU] - soft)
     out[0], out[1], out[2], out[3] = grey, white, max(brain[2] - grey - white, 0.0), brain[2]
     out[4], out[5] = white * late, soft
 
@@ -238,29 +222,51 @@ def _shell(x, y, z, inner, vault, par, thick, texture, hu):
 
 
 @numba.njit(cache=True)
+def _to_mni(hx, hy, hz, ventricles_mm, place, lattices, frames, reach, buffer):
+    """Whether the head may be there, and the MNI point of a head point; as ``HeadMap.to_mni``."""
+    px, py, pz = hx - place[0, 3], hy - place[1, 3], hz - place[2, 3]
+    x = place[0, 0] * px + place[0, 1] * py + place[0, 2] * pz
+    y = place[1, 0] * px + place[1, 1] * py + place[1, 2] * pz
+    z = place[2, 0] * px + place[2, 1] * py + place[2, 2] * pz
+    frame = frames[REACH]
+    i, j = int((x - frame[0]) * frame[3]), int((y - frame[1]) * frame[4])
+    k = max(int((z - frame[2]) * frame[5]), 0)
+    if i < 0 or j < 0 or i >= reach.shape[2] or j >= reach.shape[1] or k >= reach.shape[0]:
+        return False, x, y, z
+    if reach[k, j, i] == 0:
+        return False, x, y, z
+    _take(lattices[DEFORM], frames[DEFORM], hx, hy, hz, buffer)
+    x, y, z = x + buffer[0], y + buffer[1], z + buffer[2]
+    _take(lattices[WARP], frames[WARP], x, y, z, buffer)
+    x -= ventricles_mm * buffer[0]
+    y -= ventricles_mm * buffer[1]
+    z -= ventricles_mm * buffer[2]
+    return True, x, y, z
+
+
+@numba.njit(cache=True)
+def _calcified(x, y, z, spots, hu):
+    """HU with the calcifications ``spots`` (N, 7)."""
+    for n in range(spots.shape[0]):
+        a = (x - spots[n, 0]) / spots[n, 3]
+        if abs(a) < 1.6:
+            b, c = (y - spots[n, 1]) / spots[n, 4], (z - spots[n, 2]) / spots[n, 5]
+            part = _clip(1.3 - np.sqrt(a * a + b * b + c * c), 0.0, 0.6) / 0.6
+            hu += part * (spots[n, 6] - hu)
+    return hu
+
+
+@numba.njit(cache=True)
 def _point(hx, hy, hz, par, place, lattices, frames, base, tile, spots, infarct, buffer, out):
     """Mixture and HU, into out (6,), of one point in head coordinates, mm."""
     for n in range(5):
         out[n] = 0.0
     out[5] = par[AIR_HU]
-    px, py, pz = hx - place[0, 3], hy - place[1, 3], hz - place[2, 3]
-    x = place[0, 0] * px + place[0, 1] * py + place[0, 2] * pz
-    y = place[1, 0] * px + place[1, 1] * py + place[1, 2] * pz
-    z = place[2, 0] * px + place[2, 1] * py + place[2, 2] * pz
-    reach, frame = base[2], frames[REACH]
-    i, j = int((x - frame[0]) * frame[3]), int((y - frame[1]) * frame[4])
-    k = max(int((z - frame[2]) * frame[5]), 0)
-    if i < 0 or j < 0 or i >= reach.shape[2] or j >= reach.shape[1] or k >= reach.shape[0]:
+    near, x, y, z = _to_mni(
+        hx, hy, hz, par[VENTRICLES_MM], place, lattices, frames, base[2], buffer
+    )
+    if not near:
         return
-    if reach[k, j, i] == 0:
-        return
-    _take(lattices[DEFORM], frames[DEFORM], hx, hy, hz, buffer)
-    x, y, z = x + buffer[0], y + buffer[1], z + buffer[2]
-    if par[VENTRICLES_MM] != 0:
-        _take(lattices[WARP], frames[WARP], x, y, z, buffer)
-        x -= par[VENTRICLES_MM] * buffer[0]
-        y -= par[VENTRICLES_MM] * buffer[1]
-        z -= par[VENTRICLES_MM] * buffer[2]
     brain, frame = lattices[BRAIN], frames[BRAIN]
     mix = buffer[4:]
     _take(brain[3:], frame, x, y, z, mix[3:])
@@ -285,7 +291,7 @@ def _point(hx, hy, hz, par, place, lattices, frames, base, tile, spots, infarct,
             fade = max(1 - np.sqrt(away), 0.0)
             for n in range(3):
                 mix[n] *= fade
-        _tissue(x, y, z, distance, mix, par, lattices, frames, infarct, buffer, out)
+        _tissue((x, y, z, distance), mix, par, lattices, frames, infarct, buffer, out)
         hu = out[5]
     if inner < 0.5:
         t = tile[int(hz * 0.9) % 64, int(hy * 0.9) % 64, int(hx * 0.9) % 64]
@@ -293,13 +299,7 @@ def _point(hx, hy, hz, par, place, lattices, frames, base, tile, spots, infarct,
     if z < -7 and z > -250:
         share, level = _take_base(base[0], base[1], frames[BASE], x, y, z)
         hu += share * (level - hu)
-    for n in range(spots.shape[0]):
-        a = (x - spots[n, 0]) / spots[n, 3]
-        if abs(a) < 1.6:
-            b, c = (y - spots[n, 1]) / spots[n, 4], (z - spots[n, 2]) / spots[n, 5]
-            part = _clip(1.3 - np.sqrt(a * a + b * b + c * c), 0.0, 0.6) / 0.6
-            hu += part * (spots[n, 6] - hu)
-    out[5] = hu
+    out[5] = _calcified(x, y, z, spots, hu)
 
 
 @numba.njit(cache=True, parallel=True)

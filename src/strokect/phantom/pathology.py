@@ -151,10 +151,10 @@ def _spots(rng: np.random.Generator, kind: str) -> list[Spot]:
         at = np.array([[x, -3.0, 0.0] for x in (18, -18)]) + rng.normal(0, 1, (2, 3))
         return [spot(c, 1.2, 2.5, 100, 250) for c in at]
     if kind == "falx":
-        at = [_on_falx(rng) for _ in range(rng.integers(1, 4))]
+        on_falx = [_on_falx(rng) for _ in range(rng.integers(1, 4))]
         return [
             Spot(kind, c, (0.9, *_pair(rng.uniform(1.5, 5, 2))), float(rng.uniform(200, 500)))
-            for c in at
+            for c in on_falx
         ]
     sides = rng.choice([1.0, -1.0], rng.integers(2, 5))
     return [spot(_on_siphon(rng) * [side, 1, 1], 0.7, 1.5, 200, 500) for side in sides]

@@ -169,7 +169,8 @@ def _scan(
         holder = artefacts.table(grid, subject.holder)
         if subject.clip_mm is not None:
             added += artefacts.metal_streaks(rng, baseline, grid, subject.clip_mm)
-    for t, frame in enumerate(data):
+    for t in range(len(data)):
+        frame = data[t]
         if added is not None and holder is not None:
             frame += added
             artefacts.add_holder(frame, holder)

@@ -24,8 +24,8 @@ Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
 BLOCK = 16
-#: Samples within a voxel are at most this far apart along each axis, mm.
-SAMPLE_MM = 0.4
+#: Samples within a voxel are this far apart along each axis, mm, but no more than so many.
+SAMPLE_MM, MAX_SAMPLES = 0.4, 8
 #: Width over which the edge of a tube fades, mm; its second moment is taken out of the radius.
 EDGE_MM = 0.4
 #: Length of the cones, mm.
@@ -55,7 +55,7 @@ def filled(grid: Grid, group: Sequence[Tube]) -> tuple[Index, Float32]:
         return np.zeros(0, np.intp), np.zeros(0, np.float32)
     segments, planes, flags = _cones(drawn)
     inverse = np.asarray(np.linalg.inv(grid.affine), np.float64)
-    count = tuple(int(np.ceil(s / SAMPLE_MM - 1e-6)) for s in grid.spacing_mm)
+    count = tuple(min(MAX_SAMPLES, int(np.ceil(s / SAMPLE_MM - 1e-6))) for s in grid.spacing_mm)
     low, high = _reach(segments, inverse, grid.shape)
     blocks = (grid.shape[0], -(-grid.shape[1] // BLOCK), -(-grid.shape[2] // BLOCK))
     start, members = _by_block(low, high, blocks)

@@ -25,6 +25,8 @@ Float32 = npt.NDArray[np.float32]
 
 #: Where NCCT and CTA end, mm: above the vertex of every head.
 TOP_MM = 92.0
+#: Sampling of a voxel: coarser than in CT perfusion, as the kernel blurs the image afterwards.
+FINE_MM = 1.8
 #: Voxels of a slab: small enough for the cache of intermediate arrays, large enough for numpy.
 _SLAB_VOXELS = 6_000_000
 
@@ -104,7 +106,7 @@ def _scan(
     image = np.empty(grid.shape, np.float32)
     slabs = list(_slabs(grid))
     for done, (rows, part) in enumerate(slabs):
-        tissue = anatomy.render(subject.head, part)
+        tissue = anatomy.render(subject.head, part, fine_mm=FINE_MM)
         blood = blood_on(subject, part)
         found = truth_on(subject, part, tissue, blood)
         loss = fill(part, found.where, found.hypodensity_hu)

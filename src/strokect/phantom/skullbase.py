@@ -9,6 +9,7 @@ Nothing is painted where the brain or its cisterns lie. HU are usual values of C
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -195,7 +196,7 @@ class SkullBase:
 
 
 def _rows() -> Float64:
-    """All solids, (N, 14): kind 0-2, clearance (-1 outside), rim HU and mm, core HU, SD, 8 sizes."""
+    """All solids (N, 14): kind, clearance (-1: outside), rim HU, mm, core HU, SD, 8 sizes."""
     levels = "".join(_LEVEL.format(z, z + 8.5, z - 4, z - 9) for z in (-121, -138, -155, -172))
     teeth = []
     arch = ((28, 44), (28, 52), (26, 60), (22, 67), (17, 73), (11, 78), (4, 81))
@@ -211,7 +212,7 @@ def _rows() -> Float64:
         at = [np.array(n.split(","), float) for n in nodes]
         for sign in (1.0, -1.0) if count == "pair" else (1.0,):
             if kind == "C":
-                for a, b in zip(at, at[1:], strict=False):
+                for a, b in itertools.pairwise(at):
                     rows.append([*head, sign * a[0], *a[1:3], sign * b[0], *b[1:3], a[3], b[3]])
             else:
                 sizes = [*at[1], 0.0, 0.0][:5]
@@ -267,7 +268,7 @@ def _paint(hu, share, rows, outside, clear, texture, low):
                     if row[1] < 0:
                         part *= outside[k, j, i]
                     else:
-                        part *= min(max(clear[k, j, i] - row[1] + 0.5, 0.0), 1.0)
+                        part *= min(max(clear[k, j, i] - row[1], 0.0), 1.0)
                     if part <= 0:
                         continue
                     core = 1.0 if row[3] <= 0 else min(max(depth - row[3] + 0.5, 0.0), 1.0)

@@ -32,6 +32,8 @@ Float32 = npt.NDArray[np.float32]
 #: Hypoperfusion: true Tmax above this, s. Core: flow below this share of unaffected tissue.
 TMAX_THRESHOLD_S = 6.0
 CORE_RCBF = 0.30
+#: Parts of a lesion smaller than this are partial volume, not lesion, ml.
+LEAST_PART_ML = 1.0
 #: Per collateral grade 0-3: hypoperfused share of the territory (low, high), largest core share of
 #: that, time constant of core growth in h, grey flow left in the penumbra, its delay in s.
 _GRADES = (
@@ -195,18 +197,20 @@ def true_tmax(delay_s: FloatArray, mtt_s: FloatArray) -> FloatArray:
 
 
 def tissue_masks(
-    cbf: FloatArray, tmax: FloatArray, tissue: BoolArray, reference: BoolArray
+    cbf: FloatArray, tmax: FloatArray, tissue: BoolArray, reference: BoolArray, voxel_ml: float
 ) -> dict[str, BoolArray]:
     """Hypoperfusion, core and penumbra (Z, Y, X) by the "rapid" rule, from the true maps.
 
     tissue : grey and white matter without CSF and vessels. reference : unaffected tissue.
-    Hypoperfusion is the largest part of Tmax > 6 s, core its voxels with CBF < 0.30 of the mean
-    of the reference, penumbra the rest.
+    Hypoperfusion is Tmax > 6 s in parts of at least LEAST_PART_ML, core its voxels with CBF < 0.30
+    of the mean of the reference, penumbra the rest.
     """
     labels, count = ndimage.label((tmax > TMAX_THRESHOLD_S) & tissue, np.ones((3, 3, 3)))
     hypoperfusion = np.zeros(cbf.shape, bool)
     if count:
-        hypoperfusion = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+        large = np.bincount(labels.ravel()) * voxel_ml >= LEAST_PART_ML
+        large[0] = False
+        hypoperfusion = large[labels]
     normal = float(cbf[reference].mean()) if reference.any() else 0.0
     core = hypoperfusion & (cbf < CORE_RCBF * normal)
     return {"hypoperfusion": hypoperfusion, "core": core, "penumbra": hypoperfusion & ~core}

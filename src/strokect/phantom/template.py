@@ -71,7 +71,7 @@ class SmoothField:
 
     values: Float32
     step_mm: Float64
-    origin_mm: Float64 = field(default_factory=lambda: BOX_MM[0].copy())
+    origin_mm: Float64 = field(default_factory=BOX_MM[0].copy)
 
     @property
     def affine(self) -> Float64:

@@ -93,7 +93,7 @@ def masks_of(
         "artery": scatter(grid, blood, ("artery", "collateral")) >= VESSEL_SHARE,
         "vein": scatter(grid, blood, ("vein",)) >= VESSEL_SHARE,
         "clot": fullest(clotted, blood.clot.ravel()[clotted], grid),
-        **stroke.tissue_masks(cbf, tmax, solid, reference),
+        **stroke.tissue_masks(cbf, tmax, solid, reference, grid.voxel_ml),
     }
     return {name: Mask(data, grid, name) for name, data in found.items()}
 

@@ -27,7 +27,7 @@ from strokect.report.cohort_page import constants, environment
 from strokect.report.text import number
 
 _WIDE_MM, _HIGH_MM = 176, 212  # of an axial picture; a head fits
-_CORONAL_HIGH_MM = 150
+_CORONAL_HIGH_MM, _ABOVE_CLOT_MM = 190, 115  # from the neck to the vertex
 _SLAB_MM = {"axial": 24, "coronal": 30}
 _CTA_WINDOW_HU = (0.0, 450.0)
 _MAPS = ("cbf", "tmax")
@@ -264,10 +264,10 @@ def _scan_shots(p: _Patient) -> list[Shot]:
                         f"{_SLAB_MM['coronal']} mm around the clot"))  # fmt: skip
     if "ctp" in p.scans:
         plane = _axial(p, p.lesion[2])
-        out.append(_ct(p.scans["ctp"], plane, "CTP, mean over time", "0 to 80 HU"))
+        out.append(_ct(p.scans["ctp"], plane, "CTP, mean", "over time, 0 to 80 HU"))
         low, high = QUANTITIES["mip"].display_range
-        out.append(_ct(p.scans["ctp_mip"], plane, "CTP, maximum over time",
-                       f"{low:g} to {high:g} HU", (low, high)))  # fmt: skip
+        out.append(_ct(p.scans["ctp_mip"], plane, "CTP, maximum",
+                       f"over time, {low:g} to {high:g} HU", (low, high)))  # fmt: skip
     return out
 
 
@@ -276,15 +276,13 @@ def _truth_shots(p: _Patient) -> list[Shot]:
     if "ncct" in p.scans and "clot_ncct" in p.truth and p.truth["clot_ncct"].data.any():
         plane = _axial(p, p.clot[2])
         marks = _outlines(plane, ("clot", p.truth["clot_ncct"]))
-        out.append(
-            _ct(p.scans["ncct"], plane, "NCCT with the clot", "level of the clot", marks=marks)
-        )
+        out.append(_ct(p.scans["ncct"], plane, "NCCT", "with the clot", marks=marks))
     if "cta" in p.scans and ("vessels" in p.truth or "clot_cta" in p.truth):
         plane = _axial(p, p.clot[2], _SLAB_MM["axial"])
         marks = _outlines(
             plane, ("artery", p.truth.get("vessels")), ("clot", p.truth.get("clot_cta"))
         )
-        out.append(_mip(p.scans["cta"], plane, "CTA with vessels and clot", "axial MIP", marks))
+        out.append(_mip(p.scans["cta"], plane, "CTA, axial MIP", "with vessels and clot", marks))
     plane = _axial(p, p.lesion[2])
     if "ctp" in p.scans and "core" in p.truth:
         marks = _outlines(
@@ -330,7 +328,7 @@ def _axial(p: _Patient, level_mm: float, thick_mm: int = 1) -> Grid:
 def _coronal(p: _Patient) -> Grid:
     """Slab seen from the front: patient's left on the right, head up; 1 mm voxels."""
     thick = _SLAB_MM["coronal"]
-    x, y, z = p.middle[0] + _WIDE_MM / 2, p.clot[1] - thick / 2, p.clot[2] + _CORONAL_HIGH_MM * 0.6
+    x, y, z = p.middle[0] + _WIDE_MM / 2, p.clot[1] - thick / 2, p.clot[2] + _ABOVE_CLOT_MM
     affine = np.array([[-1, 0, 0, x], [0, 0, 1, y], [0, -1, 0, z], [0, 0, 0, 1.0]])
     return Grid((thick, _CORONAL_HIGH_MM, _WIDE_MM), affine)
 
@@ -364,11 +362,19 @@ def _map(image: Volume, plane: Grid, key: str, shown: Volume | None, which: str)
         late = figures.without_specks((np.nan_to_num(flat) > 6.0)[None] & inside, 50)[0]
         marks = (Outline("late", figures.outline(late)),)
     size = flat.shape[::-1]
-    return Shot(quantity.label, which, figures.png_uri(index, palette), size, marks, bar)
+    return Shot(
+        quantity.label,
+        f"{which}, {quantity.unit}",
+        figures.png_uri(index, palette),
+        size,
+        marks,
+        bar,
+    )
 
 
 def _outlines(plane: Grid, *masks: tuple[str, Volume | None]) -> tuple[Outline, ...]:
-    found = [(style, _flat_mask(m, plane)) for style, m in masks if m is not None]
+    thin = ("clot", "artery")  # no wider than a voxel: interpolated they would be gone
+    found = [(k, _flat_mask(m, plane, k not in thin)) for k, m in masks if m is not None]
     return tuple(Outline(style, figures.outline(flat)) for style, flat in found if flat.any())
 
 
