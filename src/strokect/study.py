@@ -78,7 +78,9 @@ def run_study(
             if options.dicom_out:
                 from strokect.io.dicom_results import write_result_dicom
 
-                write_result_dicom(result, source if pipeline.is_dicom(source) else None, folder / "dicom")
+                write_result_dicom(
+                    result, source if pipeline.is_dicom(source) else None, folder / "dicom"
+                )
         if options.report:
             with stages("report"):
                 write_report(result, folder / "report.html")

@@ -187,8 +187,8 @@ def _write_truth(study: VirtualStudy, layout: OwnLayout, folder: Path) -> None:
         nifti.write_volume(folder / layout.truth_mask(name).name, mask.data, mask.grid, name)
     classes = truth.classes_of(patient.masks)
     nifti.write_labels(folder / layout.truth_labels("tissue").name, classes, grid, "tissue class")
-    images: tuple[tuple[Modality, scans.StaticScan], ...] = (("ncct", study.ncct), ("cta", study.cta))
-    for space, scan in images:
+    images: dict[Modality, scans.StaticScan] = {"ncct": study.ncct, "cta": study.cta}
+    for space, scan in images.items():
         clot = layout.truth_mask("clot", space).name
         nifti.write_volume(folder / clot, scan.clot.data, scan.clot.grid, "clot")
         labels = layout.truth_labels("vessels", space).name

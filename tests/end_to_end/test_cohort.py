@@ -61,11 +61,17 @@ def start(patients: Path, out: Path) -> subprocess.Popen:
 
 
 def gone(group: int) -> bool:
-    """Whether a process group ends within ten seconds."""
-    for _ in range(100):
+    """Whether a process group ends within ten seconds; what waits to be reaped has ended."""
+    import psutil
+
+    def alive(process: psutil.Process) -> bool:
         try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+            return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+    for _ in range(100):
+        if not any(map(alive, psutil.process_iter())):
             return True
         time.sleep(0.1)
     return False
