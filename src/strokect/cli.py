@@ -18,6 +18,8 @@ from strokect import RESEARCH_USE_ONLY, __version__
 if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
     from collections.abc import Callable, Iterator
 
+    from strokect.core.errors import StrokeCTError
+    from strokect.core.result import PerfusionResult
     from strokect.core.types import CTSeries
     from strokect.pipeline import Given
 
@@ -95,6 +97,7 @@ def perfusion(
         motion_correction=False if no_motion else None,
     )  # fmt: skip
     check_output_folder(out, overwrite)
+    problem = None
     if dicom_out:
         from strokect.io.dicom_results import check_available
 
@@ -102,22 +105,21 @@ def perfusion(
     with _progress() as listener:
         stages = Stages(listener)
         with stages("reading") as progress:
-            series = read_scan(source, interval, times, progress)
-            given = _given(series, aif_mask, aif_voxel, vof_mask, brain_mask)
-        result = analyse(series, chosen, given, stages)
-        del series
+            scan = [read_scan(source, interval, times, progress)]
+            given = _given(scan[0], aif_mask, aif_voxel, vof_mask, brain_mask)
+        result = analyse(scan.pop(), chosen, given, stages)  # which may then let go of it
         with result_folder(out, overwrite) as folder:
             with stages("writing") as progress:
                 write_result(result, folder, progress)
                 if dicom_out:
-                    from strokect.io.dicom_results import write_result_dicom
-
                     images = source if is_dicom(source) else None
-                    write_result_dicom(result, images, folder / "dicom")
+                    result, problem = _with_dicom(result, images, folder / "dicom")
             with stages("report"):
                 write_report(result, folder / "report.html")
             summary = finish(result, stages, folder)
     typer.echo(to_json(summary) if as_json else _in_words(summary, out))
+    if problem is not None:
+        _fail(f"all but the DICOM results was written. {problem}", 1)
 
 
 @app.command()
@@ -218,6 +220,27 @@ def _stop(number: int, frame: object) -> None:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"strokect: {' '.join(message.split())}", err=True)
     raise SystemExit(code) from None
+
+
+def _with_dicom(
+    result: PerfusionResult, images: Path | None, folder: Path
+) -> tuple[PerfusionResult, StrokeCTError | None]:
+    """Write DICOM results; where their source does not allow it, a flagged result and why.
+
+    A finished analysis is not thrown away for that. OutputError passes: nothing can be written.
+    """
+    from strokect.core.errors import OutputError, StrokeCTError
+    from strokect.core.flags import flag
+    from strokect.io.dicom_results import write_result_dicom
+    from strokect.pipeline import flagged
+
+    try:
+        write_result_dicom(result, images, folder)
+    except OutputError:
+        raise
+    except StrokeCTError as problem:  # its place is left out: results name no paths
+        return flagged(result, flag("NO_DICOM", f"No DICOM results: {problem.what}")), problem
+    return result, None
 
 
 def _given(
