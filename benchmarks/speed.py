@@ -126,9 +126,9 @@ def growth(report: Report, quick: bool) -> None:
     jobs = []
     for k in (1, 2, 4):
         grid = Grid((z, y, 96 * k), np.diag([0.9, 0.9, 5.0, 1.0]))
-        data = every[:, : z * y * 96 * k].reshape(45, *grid.shape) + np.float32(35)
+        curves = every[:, : z * y * 96 * k] + np.float32(35)
         mask = np.ones(grid.shape, bool)
-        jobs.append(lambda d=data, m=mask, g=grid: denoiser(d, m, g, settings.denoising))
+        jobs.append(lambda c=curves, m=mask, g=grid: denoiser(c, m, g, settings.denoising))
     _growth(report, settings.denoise, jobs, repeats, z * y * 96)
 
 

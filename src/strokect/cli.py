@@ -101,8 +101,10 @@ def perfusion(
 
     options = StudyOptions(interval, times, given, dicom_out=dicom_out, overwrite=overwrite)
     with _progress() as listener:
-        summary = run_study(source, out, chosen, options, listener)
+        summary, problem = run_study(source, out, chosen, options, listener)
     typer.echo(to_json(summary) if as_json else _in_words(summary, out))
+    if problem is not None:
+        _fail(f"all but the DICOM results was written. {problem}", 1)
 
 
 @app.command()

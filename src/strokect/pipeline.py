@@ -70,17 +70,27 @@ class Stages:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """Curves of the brain, ready for an estimator. raw : (T, V') undenoised, inside the skull."""
+    """What is known of a scan before its curves are fitted. mip_hu, mean_hu : (Z, Y, X).
 
-    data: FloatArray
+    given : curves (N, V) of the voxels that the user chose, HU, on the axis, by "aif" and "vof".
+    """
+
+    mip_hu: FloatArray
     mean_hu: FloatArray
     masks: brains.BrainMasks
     axis: sampling.UniformAxis
-    raw: FloatArray
-    raw_index: npt.NDArray[np.intp]
+    given: dict[str, _Picked]
     last_baseline: int
     noise_hu: float
-    times_s: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """Voxels (V, 3) that the user chose, from what source, and their curves (N, V), HU."""
+
+    index: npt.NDArray[np.intp]
+    source: str
+    curves: FloatArray
 
 
 def read_scan(
@@ -129,30 +139,37 @@ def analyse(
 ) -> PerfusionResult:
     """Maps, core, penumbra and quality findings of one scan.
 
+    The scan's voxels are let go of once they are aligned: a caller who keeps no reference to
+    ``series`` saves their memory.
     Raises ScanError (no head), CurveError (no bolus), SettingsError (unknown name).
     """
     stages = stages or Stages()
     estimator = catalog.load("estimators", settings.estimator)
     rule = catalog.load("rules", settings.rule)
     quality.check_values(series)
+    made_by = provenance(series)
     with stages("motion") as progress:
-        data, moved = _motion(series, settings, progress)
+        series, moved = _motion(series, settings, progress)
     with stages("brain"):
-        prepared = _prepare(data, series, given)
-    mip = data.max(axis=0)
+        prepared, raw = _prepare(series, given)
+        # Curves inside the skull are all that is needed now, and a whole scan fills the memory.
+        series = replace(series, data_hu=np.broadcast_to(np.float32(0), series.data_hu.shape))
     with stages("input functions"):
-        prepared, curves = _settled_inputs(prepared, series.grid, settings, given)
+        prepared, curves = _settled_inputs(prepared, raw, series.grid, settings)
     with stages("denoising"):
-        vessels = _large_vessels(prepared, curves.aif, settings)
-        brain_curves = _denoised_curves(prepared, vessels, series, settings)
+        vessels = _large_vessels(prepared, raw, curves.aif, settings)
+        raw = raw[:, prepared.masks.brain[prepared.masks.inside]]
+        brain_curves = _denoised(raw, prepared, vessels, series.grid, settings)
+        del raw
     with stages("deconvolution"):
         step = prepared.axis.interval_s
-        options = _estimator_options(series, settings, prepared.axis)
+        options = _estimator_options(brain_curves, series, settings, prepared.axis)
         fit = estimator(brain_curves, curves.aif.curve_hu, step, options)
         arrival = enhancement.arrival_s(curves.aif.curve_hu, step)
         flat = maps.voxel_maps(fit, brain_curves, arrival, step, settings.blood)
         volumes = {k: maps.to_volume(v, prepared.masks.brain) for k, v in flat.items()}
         curves = replace(curves, tissue_hu=brain_curves.mean(axis=1))
+        del brain_curves
     with stages("tissue"):
         solid = prepared.masks.brain & ~prepared.masks.csf & ~vessels
         size = settings.tissue.smooth_mm
@@ -167,7 +184,7 @@ def analyse(
         mean_ct=Volume(prepared.mean_hu, series.grid),
         maps={
             k: Map(v, series.grid, quantity=QUANTITIES[k])
-            for k, v in {**volumes, "mip": mip}.items()
+            for k, v in {**volumes, "mip": prepared.mip_hu}.items()
         },
         masks=masks,
         curves=curves,
@@ -175,8 +192,19 @@ def analyse(
         flags=flags,
         summary={},
     )
-    summary = _summary(result, series, settings, lesion, smoothed, rule)
-    return replace(result, summary={**summary, **_run_facts(series, settings, stages)})
+    summary = {
+        **_summary(result, series, settings, lesion, smoothed, rule),
+        "settings": settings.model_dump(mode="json"),
+        **_cost(stages),
+        "provenance": made_by,
+    }
+    return replace(result, summary=summary)
+
+
+def flagged(result: PerfusionResult, found: QualityFlag) -> PerfusionResult:
+    """The result with one more quality finding, in its summary too."""
+    flags = _by_rank([*result.flags, found])
+    return replace(result, flags=flags, summary={**result.summary, "quality": _listed(flags)})
 
 
 def write_result(result: PerfusionResult, folder: Path, progress: Progress = no_progress) -> None:
@@ -202,65 +230,90 @@ def finish(result: PerfusionResult, stages: Stages, folder: Path) -> dict[str, A
 
 def _motion(
     series: CTSeries, settings: PerfusionSettings, progress: Progress
-) -> tuple[FloatArray, Motion | None]:
+) -> tuple[CTSeries, Motion | None]:
+    """The scan with its frames aligned, and the motion found."""
     if not settings.motion_correction:
-        return series.data_hu, None
-    return motion.correct_motion(series, settings.motion, progress)
+        return series, None
+    data, moved = motion.correct_motion(series, settings.motion, progress)
+    return replace(series, data_hu=data), moved
 
 
-def _prepare(data: FloatArray, series: CTSeries, given: Given) -> _Prepared:
-    """Masks, uniform axis, curves inside the skull as acquired, baseline and noise."""
-    grid = series.grid
+def _prepare(series: CTSeries, given: Given) -> tuple[_Prepared, FloatArray]:
+    """Masks, uniform axis, baseline and noise; and the curves (N, V) inside the skull, HU."""
+    data, grid = series.data_hu, series.grid
     mean = data.mean(axis=0)
     if given.brain is None:
         masks = brains.brain_masks(mean, grid)
     else:
         masks = brains.given_brain(mean, given.brain.data, grid)
     axis = sampling.uniform_axis(series.times_s)
-    noise = float(np.median(enhancement.noise_sd(data[:, masks.brain])))
-    raw = _uniform_curves(data, masks.inside, series.times_s, axis)
+    within = data[:, masks.inside]
+    noise = float(np.median(enhancement.noise_sd(within[:, masks.brain[masks.inside]])))
+    raw = sampling.to_uniform(within, np.nonzero(masks.inside)[0], series.times_s, axis)
     last = enhancement.last_baseline_frame(raw, noise)
-    raw = enhancement.subtract_baseline(raw, last)
-    index = np.argwhere(masks.inside)
-    return _Prepared(data, mean, masks, axis, raw, index, last, noise, series.times_s)
+    picked = {name: _pick(series, axis, *p) for name, p in _given_voxels(given, grid).items()}
+    return _Prepared(data.max(axis=0), mean, masks, axis, picked, last, noise), raw
 
 
-def _uniform_curves(
-    data: FloatArray, mask: BoolArray, times_s: FloatArray, axis: sampling.UniformAxis
-) -> FloatArray:
-    """Curves (N, V) of the voxels in ``mask`` on the uniform axis."""
-    return sampling.to_uniform(data[:, mask], np.nonzero(mask)[0], times_s, axis)
+def _given_voxels(given: Given, grid: Grid) -> dict[str, tuple[npt.NDArray[np.intp], str]]:
+    """Indices (V, 3) of what the user gave as "aif" and "vof", and how."""
+    out = {}
+    if given.aif is not None:
+        out["aif"] = (np.argwhere(given.aif.data), "mask")
+    elif given.aif_voxels:
+        index = np.array(given.aif_voxels, dtype=np.intp)
+        if (index < 0).any() or (index >= np.array(grid.shape)).any():
+            z, y, x = grid.shape
+            raise GeometryError(
+                "a voxel outside the scan",
+                "--aif-voxel",
+                f"Give x,y,z below {x},{y},{z}, counted from 0",
+            )
+        out["aif"] = (index, "voxel")
+    if given.vof is not None:
+        out["vof"] = (np.argwhere(given.vof.data), "mask")
+    return out
+
+
+def _pick(
+    series: CTSeries, axis: sampling.UniformAxis, index: npt.NDArray[np.intp], source: str
+) -> _Picked:
+    curves = series.data_hu[(slice(None), *index.T)]
+    return _Picked(index, source, sampling.to_uniform(curves, index[:, 0], series.times_s, axis))
 
 
 def _settled_inputs(
-    prepared: _Prepared, grid: Grid, settings: PerfusionSettings, given: Given
+    prepared: _Prepared, raw: FloatArray, grid: Grid, settings: PerfusionSettings
 ) -> tuple[_Prepared, Curves]:
     """Input functions, on a baseline that ends before the artery itself fills."""
-    curves = _input_functions(prepared, grid, settings, given)
+    curves = _input_functions(prepared, raw, grid, settings)
     first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
     if not 0 <= first < prepared.last_baseline:
         return prepared, curves
     # The few arteries filled before the many vessels that the baseline was judged by.
-    raw = enhancement.subtract_baseline(prepared.raw, first)
-    prepared = replace(prepared, raw=raw, last_baseline=first)
-    return prepared, _input_functions(prepared, grid, settings, given)
+    prepared = replace(prepared, last_baseline=first)
+    return prepared, _input_functions(prepared, raw, grid, settings)
 
 
 def _input_functions(
-    prepared: _Prepared, grid: Grid, settings: PerfusionSettings, given: Given
+    prepared: _Prepared, raw: FloatArray, grid: Grid, settings: PerfusionSettings
 ) -> Curves:
-    """AIF and VOF: the user's where given, else found; the AIF scaled to the VOF."""
+    """AIF and VOF: the user's where given, else found; the AIF scaled to the VOF.
+
+    raw : (N, V) inside the skull, HU.
+    """
     options, step = settings.inputs, prepared.axis.interval_s
-    vessels = inputs.vessel_voxels(prepared.raw, prepared.raw_index, step, options)
-    manual = _manual_artery(prepared, grid, given)
-    if manual is None:
+    enhanced = enhancement.subtract_baseline(raw, prepared.last_baseline)
+    index = np.argwhere(prepared.masks.inside)
+    vessels = inputs.vessel_voxels(enhanced, index, step, options)
+    if "aif" in prepared.given:
+        aif, others = _given_curve(prepared, "aif", grid), []
+    else:
         depth = brains.distance_mm(prepared.masks.inside, grid)
         allowed = depth[tuple(vessels.index.T)] > options.off_bone_mm
         aif, *others = inputs.arterial_candidates(vessels, allowed, grid, step, options)
-    else:
-        aif, others = manual, []
-    if given.vof is not None:
-        vof: InputCurve | None = _given_curve(prepared, np.argwhere(given.vof.data), grid, "mask")
+    if "vof" in prepared.given:
+        vof: InputCurve | None = _given_curve(prepared, "vof", grid)
     else:
         vof = inputs.venous_input(vessels, aif, grid, step, options)
     if vof is not None and options.scale_to_vof:
@@ -269,70 +322,58 @@ def _input_functions(
     return Curves(prepared.axis.time_s, aif, vof, nothing, tuple(others))
 
 
-def _large_vessels(prepared: _Prepared, aif: InputCurve, settings: PerfusionSettings) -> BoolArray:
+def _given_curve(prepared: _Prepared, name: str, grid: Grid) -> InputCurve:
+    picked = prepared.given[name]
+    curves = enhancement.subtract_baseline(picked.curves, prepared.last_baseline)
+    peak = float(curves.mean(axis=1).max())
+    if not peak > 4 * prepared.noise_hu / np.sqrt(len(picked.index)):
+        raise CurveError(
+            f"the vessel given as {picked.source} rises by {peak:.0f} HU only, no more than noise",
+            fix="Choose voxels inside a vessel",
+        )
+    return inputs.given_input(curves, picked.index, grid, picked.source)
+
+
+def _large_vessels(
+    prepared: _Prepared, raw: FloatArray, aif: InputCurve, settings: PerfusionSettings
+) -> BoolArray:
     """Voxels (Z, Y, X) whose undenoised curve holds more blood than tissue can."""
     area = float(aif.curve_hu.sum(dtype=float)) / settings.blood.volume_to_cbv
-    cbv = prepared.raw.sum(axis=0) / area
-    noise = prepared.noise_hu * np.sqrt(len(prepared.raw)) / area
+    cbv = enhancement.subtract_baseline(raw, prepared.last_baseline).sum(axis=0) / area
+    noise = prepared.noise_hu * np.sqrt(len(raw)) / area
     out = np.zeros(prepared.masks.inside.shape, bool)
     out[prepared.masks.inside] = cbv > tissue.VESSEL_CBV + 2.0 * noise
     return out
 
 
-def _denoised_curves(
-    prepared: _Prepared, vessels: BoolArray, series: CTSeries, settings: PerfusionSettings
-) -> FloatArray:
-    """Enhancement (N, V) of the brain, tissue and CSF denoised apart, large vessels left alone."""
+def _denoised(
+    curves: FloatArray, prepared: _Prepared, vessels: BoolArray, grid: Grid,
+    settings: PerfusionSettings,
+) -> FloatArray:  # fmt: skip
+    """Enhancement of the brain, tissue and CSF denoised apart, large vessels left alone.
+
+    curves : (N, V) of the brain, HU; overwritten.
+    """
     denoiser = catalog.load("denoisers", settings.denoise)
     brain, csf = prepared.masks.brain, prepared.masks.csf
-    smooth = sampling.scan_to_uniform(prepared.data, series.times_s, prepared.axis)
     for part in (brain & ~csf & ~vessels, brain & csf & ~vessels):
         if part.any():
-            smooth = denoiser(smooth, part, series.grid, settings.denoising)
-    return enhancement.subtract_baseline(smooth[:, brain], prepared.last_baseline)
+            chosen = part[brain]
+            curves[:, chosen] = denoiser(curves[:, chosen], part, grid, settings.denoising)
+    curves -= enhancement.baseline(curves, prepared.last_baseline)
+    return curves
 
 
 def _estimator_options(
-    series: CTSeries, settings: PerfusionSettings, axis: sampling.UniformAxis
+    curves: FloatArray, series: CTSeries, settings: PerfusionSettings, axis: sampling.UniformAxis
 ) -> Any:
     """Options of the chosen estimator; what it believes of noise is fitted to these curves."""
     options = getattr(settings, catalog.ESTIMATORS[settings.estimator].options)
     if not isinstance(options, BayesOptions):
         return options
     factor = 1.0 if settings.denoise == "none" else options.noise_factor
-    correction = sampling.noise_correction(series.times_s, axis)
+    correction = sampling.noise_correction(curves, series.times_s, axis)
     return replace(options, noise_factor=factor * correction)
-
-
-def _manual_artery(prepared: _Prepared, grid: Grid, given: Given) -> InputCurve | None:
-    if given.aif is not None:
-        return _given_curve(prepared, np.argwhere(given.aif.data), grid, "mask")
-    if not given.aif_voxels:
-        return None
-    index = np.array(given.aif_voxels, dtype=np.intp)
-    if (index < 0).any() or (index >= np.array(grid.shape)).any():
-        z, y, x = grid.shape
-        raise GeometryError(
-            "a voxel outside the scan",
-            "--aif-voxel",
-            f"Give x,y,z below {x},{y},{z}, counted from 0",
-        )
-    return _given_curve(prepared, index, grid, "voxel")
-
-
-def _given_curve(
-    prepared: _Prepared, index: npt.NDArray[np.intp], grid: Grid, source: str
-) -> InputCurve:
-    picked = prepared.data[(slice(None), *index.T)]
-    picked = sampling.to_uniform(picked, index[:, 0], prepared.times_s, prepared.axis)
-    picked = enhancement.subtract_baseline(picked, prepared.last_baseline)
-    peak, noise = float(picked.mean(axis=1).max()), prepared.noise_hu / np.sqrt(len(index))
-    if not peak > 4 * noise:
-        raise CurveError(
-            f"the vessel given as {source} rises by {peak:.0f} HU only, no more than noise",
-            fix="Choose voxels inside a vessel",
-        )
-    return inputs.given_input(picked, index, grid, source)
 
 
 def _masks(
@@ -368,8 +409,16 @@ def _flags(
         *quality.curve_flags(curves),
         *quality.reference_flags(lesion.reference_ml, tissue_ml),
     ]
+    return _by_rank(found)
+
+
+def _by_rank(flags: list[QualityFlag]) -> tuple[QualityFlag, ...]:
     rank = {"critical": 0, "warning": 1, "info": 2}
-    return tuple(sorted(found, key=lambda f: rank[f.level]))
+    return tuple(sorted(flags, key=lambda f: rank[f.level]))
+
+
+def _listed(flags: tuple[QualityFlag, ...]) -> list[dict[str, str]]:
+    return [{"code": f.code, "level": f.level, "message": f.message} for f in flags]
 
 
 def _summary(
@@ -394,7 +443,7 @@ def _summary(
         **tissue.indices(volumes, lesion, smoothed["tmax"], smoothed["cbv"]),
         "side": tissue.side_of(lesion.hypoperfusion, result.masks["brain"].data, grid),
         "criteria": tissue.trial_criteria(volumes["core"], volumes["hypoperfusion"]),
-        "quality": [{"code": f.code, "level": f.level, "message": f.message} for f in result.flags],
+        "quality": _listed(result.flags),
         "method": {
             "estimator": settings.estimator,
             "denoise": settings.denoise,
@@ -420,14 +469,6 @@ def _describe_motion(moved: Motion) -> dict[str, Any]:
         "parameters": np.round(moved.parameters, 4),
         "displacement_mm": np.round(moved.displacement_mm, 3),
         "replaced_frames": [t + 1 for t in moved.replaced],
-    }
-
-
-def _run_facts(series: CTSeries, settings: PerfusionSettings, stages: Stages) -> dict[str, Any]:
-    return {
-        "settings": settings.model_dump(mode="json"),
-        **_cost(stages),
-        "provenance": provenance(series),
     }
 
 

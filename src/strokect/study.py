@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from strokect import pipeline
-from strokect.core.errors import GeometryError
+from strokect.core.errors import GeometryError, OutputError, StrokeCTError
+from strokect.core.flags import flag
+from strokect.core.result import PerfusionResult
 from strokect.core.types import BoolArray, CTSeries, FloatArray, Grid
 from strokect.evaluate.overlap import dice, hd95_mm
 from strokect.io import nifti
@@ -53,11 +55,12 @@ def run_study(
     settings: PerfusionSettings,
     options: StudyOptions = StudyOptions(),
     listener: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], StrokeCTError | None]:
     """Read, analyse and write one study; ``out`` appears when it is whole.
 
     source : NIfTI file, DICOM folder or patient folder. listener : see ``pipeline.Stages``.
-    Returns the content of ``summary.json``. Raises any StrokeCTError; ``out`` is then untouched.
+    Returns the content of ``summary.json``, and why there are no DICOM results where they were
+    asked for. Raises any other StrokeCTError; ``out`` is then untouched.
     """
     check_output_folder(out, options.overwrite)
     if options.dicom_out:
@@ -65,26 +68,43 @@ def run_study(
 
         check_available()
     stages = Stages(listener)
+    problem = None
     with stages("reading") as progress:
-        series = pipeline.read_scan(source, options.interval_s, options.times_file, progress)
-        given = options.given(series)
-    result = pipeline.analyse(series, settings, given, stages)
-    del series
+        scan = [pipeline.read_scan(source, options.interval_s, options.times_file, progress)]
+        given = options.given(scan[0])
+    result = pipeline.analyse(scan.pop(), settings, given, stages)  # which may let go of it
     with result_folder(out, options.overwrite) as folder:
         with stages("writing") as progress:
             pipeline.write_result(result, folder, progress)
             for name, content in options.beside.items():
                 write_json(folder / name, content)
             if options.dicom_out:
-                from strokect.io.dicom_results import write_result_dicom
-
-                write_result_dicom(
-                    result, source if pipeline.is_dicom(source) else None, folder / "dicom"
-                )
+                images = source if pipeline.is_dicom(source) else None
+                result, problem = _with_dicom(result, images, folder / "dicom")
         if options.report:
             with stages("report"):
                 write_report(result, folder / "report.html")
-        return pipeline.finish(result, stages, folder)
+        return pipeline.finish(result, stages, folder), problem
+
+
+def _with_dicom(
+    result: PerfusionResult, images: Path | None, folder: Path
+) -> tuple[PerfusionResult, StrokeCTError | None]:
+    """Write DICOM results; where their source does not allow it, a flagged result and why.
+
+    A finished analysis is not thrown away for that. OutputError passes: nothing can be written.
+    """
+    from strokect.io.dicom_results import write_result_dicom
+
+    try:
+        write_result_dicom(result, images, folder)
+    except OutputError:
+        raise
+    except StrokeCTError as problem:  # its place is left out: results name no paths
+        return pipeline.flagged(
+            result, flag("NO_DICOM", f"No DICOM results: {problem.what}")
+        ), problem
+    return result, None
 
 
 def stamp(path: Path | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from strokect import catalog
+from strokect.core.errors import ScanError
 from strokect.core.flags import CODES
 from strokect.evaluate.overlap import dice
 
@@ -270,3 +271,30 @@ class TestList:
     def test_an_unknown_name_leads_to_the_nearest(self, patient, tmp_path):
         run = strokect("perfusion", patient.scan, "-o", tmp_path / "r", "--estimator", "bsdv")
         refused(run, 2, "'bsdv'", "Did you mean 'bsvd'?", *catalog.ESTIMATORS)
+
+
+def test_a_result_outlives_its_dicom_source(patient, tmp_path, monkeypatch):
+    """What cannot be filed as DICOM is still a finished analysis: kept, flagged, exit code 1."""
+    from strokect.io import dicom_results
+
+    def changed(*_):
+        raise ScanError("the images changed meanwhile", patient.layout.dicom_folder, "Copy again")
+
+    monkeypatch.setattr(dicom_results, "_patient_sources", changed)
+    out = tmp_path / "result"
+    run = strokect("perfusion", patient.layout.dicom_folder, "-o", out, "--dicom-out", "--json")
+    assert run.code == 1, run
+    assert "the images changed meanwhile" in run.err
+    assert run.err.count("\n") == 1
+    found = summary(out)
+    assert json.loads(run.out) == found
+    (flagged,) = (q for q in found["quality"] if q["code"] == "NO_DICOM")
+    assert flagged["level"] == "warning"
+    assert str(patient.layout.dicom_folder) not in flagged["message"]
+    assert (
+        "NO_DICOM" in (out / "report.html").read_text()
+        or flagged["message"] in (out / "report.html").read_text()
+    )
+    assert (out / "maps/cbf.nii.gz").exists()
+    assert (out / "masks/core.nii.gz").exists()
+    assert not (out / "dicom").exists()

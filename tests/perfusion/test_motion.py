@@ -4,6 +4,7 @@ from scipy import ndimage
 
 from strokect.core.types import CTSeries, Grid
 from strokect.perfusion.motion import MotionOptions, correct_motion, rigid_matrix
+from strokect.perfusion.realign import resampled
 
 GRID = Grid(
     (8, 96, 96), np.array([[-2.0, 0, 0, 95], [0, -2.0, 0, 95], [0, 0, 6, -20], [0, 0, 0, 1]])
@@ -116,3 +117,84 @@ def test_thin_coverage_stays_sane():
     _, motion = correct_motion(thin, MotionOptions())
     assert motion.displacement_mm[:5].max() < 0.5
     assert motion.parameters[11, 5] == pytest.approx(-2, abs=0.7)
+
+
+def rough_scan(n=24, at=12, pose=(0, 0, 4, 2, 0, 0), noise=3.0):
+    """A fine head averaged into slices after it moved: loss that no resampling undoes."""
+    rng = np.random.default_rng(3)
+    fine_grid = Grid((80, 64, 64), np.diag([3.0, 3.0, 1.25, 1.0]))
+    z, y, x = np.indices(fine_grid.shape).astype(float)
+    r = np.sqrt(((y - 32) / 28) ** 2 + ((x - 32) / 24) ** 2 + ((z - 40) / 80) ** 2)
+    still = np.where(r < 1, 35.0, -1000.0)
+    still[(r > 0.86) & (r < 0.97)] = 900
+    folds = ndimage.gaussian_filter(rng.normal(size=r.shape), (2.0, 1.2, 1.2))
+    brain = r < 0.84
+    still[brain & (folds > 1.0 * folds[brain].std())] = 6  # CSF, thinner than a slice
+    grey = brain & (still == 35)
+    slow = grey & (x > 32)
+    centre = fine_grid.affine @ [31.5, 31.5, 39.5, 1]
+    p = np.asarray(pose, float)
+    motion = rigid_matrix(np.r_[p[:3], np.deg2rad(p[3:])], centre[:3])
+    index = np.linalg.inv(fine_grid.affine) @ np.linalg.inv(motion) @ fine_grid.affine
+    flip = np.eye(4)[[2, 1, 0, 3]]
+    m = flip @ index @ flip
+
+    def slices(image, moves):
+        if moves:
+            image = ndimage.affine_transform(image, m[:3, :3], m[:3, 3], order=1, mode="nearest")
+        return image[8:72].reshape(16, 4, 64, 64).mean(axis=1)
+
+    truth, frames = [], []
+    for t in range(n):
+        fast, late = (10 * np.exp(-0.5 * ((t - top) / 3) ** 2) for top in (9, 13))
+        frame = still + fast * (grey & ~slow) + late * slow
+        grain = rng.normal(0, noise, (16, 64, 64))
+        truth.append(slices(frame, False) + grain)
+        frames.append(slices(frame, t >= at) + grain if t >= at else truth[-1])
+    affine = fine_grid.affine @ np.diag([1, 1, 4, 1])
+    affine[2, 3] = 1.25 * 9.5
+    grid = Grid((16, 64, 64), affine)
+    times = np.arange(n, dtype=float)
+    inside = slices(brain.astype(float), False) > 0.99
+    inside[[0, 1, -2, -1]] = False
+    return CTSeries(np.stack(frames).astype(np.float32), times, grid), np.stack(truth), inside
+
+
+def test_structure_thinner_than_a_slice_leaves_no_step():
+    series, truth, inside = rough_scan()
+    aligned, motion = correct_motion(series, MotionOptions())
+    assert np.all(motion.displacement_mm[12:] > 3)
+    assert np.all(motion.displacement_mm[:12] < 0.25)
+    step = (aligned[12:] - truth[12:]).mean(axis=0)[inside]
+    pose = np.linalg.inv(series.grid.affine) @ rigid_matrix(
+        np.r_[motion.parameters[-1, :3], np.deg2rad(motion.parameters[-1, 3:])],
+        np.array(motion.centre_mm),
+    )
+    simple = np.stack([resampled(f, pose @ series.grid.affine) for f in series.data_hu[12:]])
+    lost = (simple - truth[12:]).mean(axis=0)[inside]
+    assert step.std() < 0.5 * lost.std()
+    assert abs(step.mean()) < 0.5
+
+
+def test_frames_at_rest_are_not_resampled():
+    series, _, _ = rough_scan()
+    aligned, _ = correct_motion(series, MotionOptions())
+    assert np.array_equal(aligned[:12], series.data_hu[:12])
+
+
+def test_many_poses_are_brought_back():
+    poses = [(0.4 * t, -0.5 * t, 0, 0, 0, 0.3 * t) for t in range(12)]
+    aligned, motion = correct_motion(scan(poses, enhance=False), MotionOptions())
+    still = scan([STILL] * 12, enhance=False).data_hu
+    inside = ndimage.binary_erosion((head() > 0) & (head() < 100), np.ones((1, 9, 9)))
+    noise = 5.0 * 2 / np.sqrt(np.pi)
+    assert motion.displacement_mm[-1] > 4
+    assert np.abs(aligned[-1] - still[-1])[inside].mean() < 1.3 * noise
+
+
+def test_resampling_by_no_motion_returns_the_frame():
+    frame = head().astype(np.float32)
+    assert resampled(frame, np.eye(4)) == pytest.approx(frame, abs=0.05)
+    turned = np.eye(4)
+    turned[0, 3] = 1.0  # by a whole voxel
+    assert resampled(frame, turned)[:, :, :-1] == pytest.approx(frame[:, :, 1:], abs=0.05)

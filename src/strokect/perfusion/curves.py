@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from strokect.core.types import FloatArray
 
 #: Fraction of the peak at which a strong curve counts as having arrived.
 ARRIVAL_FRACTION = 0.1
+#: Curves at a time where whole scans are sorted: numpy would copy them all several times.
+BLOCK = 65536
 
 
 def noise_sd(curves: FloatArray) -> FloatArray:
@@ -20,8 +23,20 @@ def noise_sd(curves: FloatArray) -> FloatArray:
     A smooth curve has second differences near 0, so the estimate needs no baseline; the median
     keeps the bolus out. White noise: Var(second difference) = 6 sigma^2.
     """
-    second = np.abs(np.diff(curves, n=2, axis=0))
-    return np.median(second, axis=0) / np.float32(0.6745 * np.sqrt(6.0))
+    return _by_block(
+        lambda block: np.median(np.abs(np.diff(block, n=2, axis=0)), axis=0), curves
+    ) / np.float32(0.6745 * np.sqrt(6.0))
+
+
+def _by_block(f: Callable[[FloatArray], FloatArray], curves: FloatArray) -> FloatArray:
+    """f of curves (T, V), (V,), some curves at a time."""
+    starts = range(0, max(curves.shape[1], 1), BLOCK)
+    return np.concatenate([f(curves[:, start : start + BLOCK]) for start in starts])
+
+
+def _low(curves: FloatArray) -> FloatArray:
+    """The level (V,) that curves (T, V) lie below for a tenth of the time."""
+    return _by_block(lambda block: np.quantile(block, 0.1, axis=0), curves)
 
 
 def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
@@ -31,7 +46,7 @@ def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
     sinuses, which fill after the arteries. curves : (T, V) HU, not baseline-corrected. noise_hu :
     noise SD of one curve. Raises CurveError where nothing enhances.
     """
-    low = np.quantile(curves, 0.1, axis=0)
+    low = _low(curves)
     rise = curves.max(axis=0) - low
     n_best = min(max(20, curves.shape[1] // 500), curves.shape[1])
     best = np.argpartition(rise, -n_best)[-n_best:]
@@ -49,7 +64,7 @@ def last_baseline_frame(curves: FloatArray, noise_hu: float) -> int:
 def frames_before_arrival(curves: FloatArray) -> npt.NDArray[np.intp]:
     """Last frame (V,) before each strong curve (T, V), of any baseline, rises to its peak; -1 if
     it starts high."""
-    low = np.quantile(curves, 0.1, axis=0)
+    low = _low(curves)
     level = low + 2 * ARRIVAL_FRACTION * (curves.max(axis=0) - low)
     frames = np.arange(len(curves))[:, None]
     before = (curves < level) & (frames < np.argmax(curves, axis=0))
@@ -63,7 +78,12 @@ def _is_bolus(curve: FloatArray) -> bool:
 
 def subtract_baseline(curves: FloatArray, last_baseline: int) -> FloatArray:
     """Enhancement (T, V): curves minus their mean over frames 0 .. last_baseline."""
-    return curves - curves[: last_baseline + 1].mean(axis=0)
+    return curves - baseline(curves, last_baseline)
+
+
+def baseline(curves: FloatArray, last_baseline: int) -> FloatArray:
+    """Mean (V,) of curves (T, V) over frames 0 .. last_baseline."""
+    return curves[: last_baseline + 1].mean(axis=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """Denoising of dynamic scans within a mask, so that skull and air do not bleed into tissue.
 
-Each denoiser is ``f(data_hu, mask, grid, options) -> data_hu`` on (T, Z, Y, X) float32; voxels
-outside the mask are returned as they came. Widths are in mm, strengths in HU.
+Each denoiser is ``f(curves, mask, grid, options) -> curves``: curves (T, V) float32, HU, of the
+voxels in ``mask`` (Z, Y, X), in its order, on simultaneous times; the input is kept. What lies
+outside the mask is never seen, and needs no memory. Widths are in mm, strengths in HU.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from strokect.perfusion.curves import noise_sd
 
 #: Neighbours averaged at most.
 MAX_NEIGHBOURS = 1500
+#: Least energy of a component that holds noise, as a share of that of one that surely does.
+HELD_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,53 +49,56 @@ class DenoiseOptions:
     passes: int = 2
 
 
-def none(data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
-    """Return the data as they are."""
-    return data_hu
+def none(curves: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
+    """Return the curves as they are."""
+    return curves
 
 
 def gaussian(
-    data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
+    curves: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
 ) -> FloatArray:
     """In-plane Gaussian, normalised within the mask."""
     sigma = smoothing_sigma_voxels(grid, options.sigma_mm, in_plane=True)
-    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-6)
-    out = np.empty_like(data_hu)
-    for t, frame in enumerate(data_hu):
-        smooth = ndimage.gaussian_filter(np.where(mask, frame, 0.0).astype(np.float32), sigma)
-        out[t] = np.where(mask, smooth / weight, frame)
+    smooth = _masked_gaussian(mask, sigma)
+    out = np.empty(curves.shape, np.float32)
+    for t, frame in enumerate(curves):
+        out[t] = smooth(frame)
     return out
 
 
 def bilateral(
-    data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
+    curves: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
 ) -> FloatArray:
     """Bilateral filter per frame, in plane, within the mask (Tomasi 1998, ICCV p. 839)."""
     offsets, weights = _window(grid, options.sigma_mm, 1.0, 2.5 * options.sigma_mm)
     flat = offsets[:, 0] == 0
     offsets, weights = offsets[flat, 1:], weights[flat]
     scale = np.float32(-0.5 / options.range_hu**2)
-    out = data_hu.copy()
-    _bilateral(data_hu, mask, offsets, weights, scale, out)
+    image, smooth = np.zeros((2, *mask.shape), np.float32)
+    out = np.empty(curves.shape, np.float32)
+    for t, frame in enumerate(curves):
+        image[mask] = frame
+        _bilateral(image, mask, offsets, weights, scale, smooth)
+        out[t] = smooth[mask]
     return out
 
 
-def tips(data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
+def tips(curves: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions) -> FloatArray:
     """Time-intensity-profile similarity filter (Mendrik 2011, Phys Med Biol 56:3857), in 4D.
 
     A neighbour weighs by its distance and by the mean squared difference of the two profiles, less
     what noise alone makes of it.
     """
-    profiles = data_hu[:, mask]
-    offsets, weights = _window(grid, options.sigma_mm, options.sigma_mm, 2.5 * options.sigma_mm)
-    n, noise = len(profiles), float(np.median(noise_sd(profiles)))
-    features = profiles.T / np.float32(options.profile_hu * np.sqrt(n))
+    window = _window(grid, options.sigma_mm, options.sigma_mm, 2.5 * options.sigma_mm)
+    n, noise = len(curves), float(np.median(noise_sd(curves)))
+    features = np.array(curves.T, np.float32, order="C")
+    features /= np.float32(options.profile_hu * np.sqrt(n))
     free = 2 * noise**2 / options.profile_hu**2
-    return _average(data_hu, mask, profiles, features, (offsets, weights), free)
+    return _average(curves, mask, features, window, free)
 
 
 def nonlocal_means(
-    data_hu: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
+    curves: FloatArray, mask: BoolArray, grid: Grid, options: DenoiseOptions
 ) -> FloatArray:
     """Average of voxels around that look alike in mean attenuation and in bolus shape.
 
@@ -101,15 +107,15 @@ def nonlocal_means(
     curves, which hold the bolus (as in guided or joint non-local means; Buades 2005, CVPR 2:60).
     Profiles are averaged in full, so that their noise stays white and can be measured.
     """
-    profiles = data_hu[:, mask]
     window = _window(grid, options.window_mm, options.window_z_mm, options.radius_mm)
     sigma = smoothing_sigma_voxels(grid, options.presmooth_mm, in_plane=True)
-    guide = _features(profiles, _masked_gaussian(mask, sigma), options)
-    out = _average(data_hu, mask, profiles, guide, window, 0.0)
+    guide = _features(curves, _masked_gaussian(mask, sigma), options)
+    out = _average(curves, mask, guide, window, 0.0)
     for _ in range(options.passes - 1):
         # The average shows borders that the noise hid: average the raw profiles again by it.
-        guide = _features(out[:, mask], lambda values: values, options)
-        out = _average(data_hu, mask, profiles, guide, window, 0.0)
+        guide = _features(out, lambda values: values, options)
+        del out  # a large part of a scan
+        out = _average(curves, mask, guide, window, 0.0)
     return out
 
 
@@ -120,10 +126,13 @@ def _features(
     mean = profiles.mean(axis=0)
     curves = profiles - mean
     some = curves[:, :: max(1, curves.shape[1] // 30_000)]
-    _, vectors = np.linalg.eigh((some @ some.T).astype(float))
-    components = vectors[:, ::-1].astype(np.float32)
+    energy, vectors = np.linalg.eigh((some @ some.T).astype(float))
+    energy, components = energy[::-1], vectors[:, ::-1].astype(np.float32)
     # A late component holds noise only: its spread after smoothing is the noise of all of them.
-    only_noise = smooth(components[:, len(components) // 2] @ curves)
+    # Curves interpolated between their samples have fewer components than points and the rest
+    # nearly empty: late among those that hold noise, and the one that the mean took.
+    n_held = 1 + np.count_nonzero(energy > HELD_SHARE * energy[len(energy) // 4])
+    only_noise = smooth(components[:, n_held // 2] @ curves)
     spread = 1.4826 * float(np.median(np.abs(only_noise))) * np.sqrt(2.0) * options.alike_noise
     spread = max(spread, 1e-3)  # a scan without noise
     features = [smooth(mean) / options.alike_hu]
@@ -162,24 +171,21 @@ def _window(
 
 
 def _average(
-    data_hu: FloatArray,
+    curves: FloatArray,
     mask: BoolArray,
-    profiles: FloatArray,
     features: FloatArray,
     window: tuple[FloatArray, FloatArray],
     free: float,
 ) -> FloatArray:
-    """Weighted means of profiles (T, V) by distance and by features (V, F); into a copy."""
-    number = np.full(mask.shape, -1, np.int64)
-    number[mask] = np.arange(profiles.shape[1])
-    result = np.empty((profiles.shape[1], len(profiles)), np.float32)
+    """Weighted means of curves (T, V) by distance and by features (V, F)."""
+    number = np.full(mask.shape, -1, np.int32)
+    number[mask] = np.arange(curves.shape[1], dtype=np.int32)
+    result = np.empty(curves.shape[::-1], np.float32)
     _weighted_means(
-        number, np.argwhere(mask), np.ascontiguousarray(features, np.float32),
-        np.ascontiguousarray(profiles.T), *window, np.float32(free), result,
+        number, np.argwhere(mask).astype(np.int32), np.ascontiguousarray(features, np.float32),
+        np.ascontiguousarray(curves.T), *window, np.float32(free), result,
     )  # fmt: skip
-    out = data_hu.copy()
-    out[:, mask] = result.T
-    return out
+    return result.T
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)
@@ -214,22 +220,22 @@ def _weighted_means(number, position, features, profiles, offsets, spatial, free
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)
-def _bilateral(data, mask, offsets, weights, scale, out):
-    n_t, n_z, n_y, n_x = data.shape
-    for row in numba.prange(n_t * n_z):
-        t, z = row // n_z, row % n_z
-        for y in range(n_y):
-            for x in range(n_x):
-                if not mask[z, y, x]:
+def _bilateral(image, mask, offsets, weights, scale, out):
+    """One frame; image, mask and out (Z, Y, X)."""
+    n_z, n_y, n_x = image.shape
+    for row in numba.prange(n_z * n_y):
+        z, y = row // n_y, row % n_y
+        for x in range(n_x):
+            if not mask[z, y, x]:
+                continue
+            centre = image[z, y, x]
+            total, norm = np.float32(0.0), np.float32(0.0)
+            for k in range(len(weights)):
+                j, i = y + offsets[k, 0], x + offsets[k, 1]
+                if j < 0 or j >= n_y or i < 0 or i >= n_x or not mask[z, j, i]:
                     continue
-                centre = data[t, z, y, x]
-                total, norm = np.float32(0.0), np.float32(0.0)
-                for k in range(len(weights)):
-                    j, i = y + offsets[k, 0], x + offsets[k, 1]
-                    if j < 0 or j >= n_y or i < 0 or i >= n_x or not mask[z, j, i]:
-                        continue
-                    value = data[t, z, j, i]
-                    w = weights[k] * np.exp(scale * (value - centre) ** 2)
-                    total += w * value
-                    norm += w
-                out[t, z, y, x] = total / norm
+                value = image[z, j, i]
+                w = weights[k] * np.exp(scale * (value - centre) ** 2)
+                total += w * value
+                norm += w
+            out[z, y, x] = total / norm

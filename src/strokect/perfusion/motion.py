@@ -17,6 +17,7 @@ from scipy import ndimage
 from strokect.core.geometry import smoothing_sigma_voxels
 from strokect.core.result import Motion
 from strokect.core.types import CTSeries, FloatArray, Grid, Progress, no_progress
+from strokect.perfusion.realign import Pose, realign
 
 #: Median misfit at edges that the bolus may cause, HU.
 CONTRAST_MISFIT_HU = 5.0
@@ -77,11 +78,10 @@ def correct_motion(
     parameters[bad] = 0.0  # what was found for them means nothing
     shift = _displacement_mm(parameters, levels[-1].points_mm, centre)
     aligned = data
-    for t in map(int, np.flatnonzero(shift > options.ignore_mm)):
-        if aligned is data:
-            aligned = data.copy()
-        aligned[t] = _apply(data[t], grid, centre, parameters[t])
-        progress(n + t + 1, 2 * n)
+    at_rest = np.setdiff1d(np.flatnonzero(shift <= options.ignore_mm), bad)
+    if len(at_rest) + bad.size < n:
+        poses = _poses(parameters, shift, levels[-1].points_mm, (grid, centre), options)
+        aligned = realign(data, at_rest, poses)
     if bad.size:
         aligned = data.copy() if aligned is data else aligned
         _replace(aligned, series.times_s, bad)
@@ -206,51 +206,37 @@ def _displacement_mm(parameters: FloatArray, points: FloatArray, centre: FloatAr
     return out
 
 
-def _apply(frame: FloatArray, grid: Grid, centre: FloatArray, parameters: FloatArray) -> FloatArray:
-    """Frame resampled into the first frame's pose by cubic convolution, edges repeated.
+def _poses(
+    parameters: FloatArray,
+    shift_mm: FloatArray,
+    points: FloatArray,
+    frame_of: tuple[Grid, FloatArray],
+    options: MotionOptions,
+) -> list[Pose]:
+    """Moved frames that lie within ``ignore_mm`` of each other share a pose, their mean."""
+    grid, centre = frame_of
+    held: list[list[int]] = []
+    for t in map(int, np.flatnonzero(shift_mm > options.ignore_mm)):
+        means = [parameters[frames].mean(axis=0) for frames in held]
+        gaps = [_distance_mm(parameters[t], m, points, centre) for m in means]
+        if gaps and min(gaps) <= options.ignore_mm:
+            held[int(np.argmin(gaps))].append(t)
+        else:
+            held.append([t])
+    to_index = np.linalg.inv(grid.affine)
+    return [
+        Pose(
+            np.array(frames, np.intp),
+            to_index @ rigid_matrix(parameters[frames].mean(axis=0), centre) @ grid.affine,
+        )
+        for frames in held
+    ]
 
-    Linear interpolation would blur the thick slices, and with them the core.
-    """
-    index = np.linalg.inv(grid.affine) @ rigid_matrix(parameters, centre) @ grid.affine
-    out = np.empty(frame.shape, np.float32)
-    _cubic(np.ascontiguousarray(frame, np.float32), index.astype(np.float32), out)
-    return out
 
-
-@numba.njit(cache=True, inline="always")
-def _keys(u):
-    """Weights of the four samples around a position u in 0..1 (Keys 1981, a = -1/2)."""
-    half = np.float32(0.5)
-    return (
-        half * (-u + 2 * u * u - u * u * u),
-        half * (2 - 5 * u * u + 3 * u * u * u),
-        half * (u + 4 * u * u - 3 * u * u * u),
-        half * (u * u * u - u * u),
-    )
-
-
-@numba.njit(parallel=True, cache=True)
-def _cubic(frame, m, out):
-    """out[z, y, x] = frame at m @ (x, y, z, 1), by tricubic convolution (Keys 1981)."""
-    n_z, n_y, n_x = frame.shape
-    for row in numba.prange(n_z * n_y):
-        z, y = row // n_y, row % n_y
-        for x in range(n_x):
-            px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
-            py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
-            pz = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            i, j, k = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
-            wx, wy, wz = _keys(px - i), _keys(py - j), _keys(pz - k)
-            total = np.float32(0.0)
-            for c in range(4):
-                kz = min(max(k - 1 + c, 0), n_z - 1)
-                for b in range(4):
-                    jy = min(max(j - 1 + b, 0), n_y - 1)
-                    w = wz[c] * wy[b]
-                    for a in range(4):
-                        ix = min(max(i - 1 + a, 0), n_x - 1)
-                        total += w * wx[a] * frame[kz, jy, ix]
-            out[z, y, x] = total
+def _distance_mm(a: FloatArray, b: FloatArray, points: FloatArray, centre: FloatArray) -> float:
+    """Mean distance between where two motions take the points."""
+    m = rigid_matrix(a, centre) - rigid_matrix(b, centre)
+    return float(np.linalg.norm(points @ m[:3, :3].T + m[:3, 3], axis=1).mean())
 
 
 def _beyond_repair(misfit: FloatArray, ratio: float) -> np.ndarray:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from strokect.core.types import FloatArray
+from strokect.perfusion.curves import noise_sd
 
 #: Above this interval a scan is sampled finer than it was acquired, so that the discrete
 #: convolution follows the bolus, which rises within a few seconds.
@@ -80,18 +82,33 @@ def interpolation_matrix(source_s: FloatArray, target_s: FloatArray) -> FloatArr
     return values + left * slopes[k] + right * slopes[k + 1]
 
 
-def noise_correction(times_s: FloatArray, axis: UniformAxis) -> float:
-    """By what to multiply a noise SD that ``curves.noise_sd`` measures on the uniform axis.
+def noise_correction(curves: FloatArray, times_s: FloatArray, axis: UniformAxis) -> float:
+    """By what to multiply the noise SD that ``curves.noise_sd`` tells of curves (N, V).
 
-    Interpolation smooths the noise that second differences see, and more samples than were
-    acquired would count twice. 1 where the samples already lie on the axis.
+    Interpolated samples share their noise: its second differences are small, and smaller than
+    those of the bolus where samples lie far apart. So the noise is measured at the distance of the
+    acquired samples and set against what interpolation leaves of it there; and points beyond the
+    number of samples count for nothing. 1 where the samples already lie on the axis.
     """
     if axis.exact:
         return 1.0
-    operator = interpolation_matrix(times_s[:, 0], axis.time_s)
-    seen = np.median(np.linalg.norm(np.diff(operator, n=2, axis=0), axis=1)) / np.sqrt(6.0)
-    share = axis.time_s.size / len(times_s)
-    return float(np.sqrt(max(share, 1.0)) / max(seen, 1e-3))
+    some = curves[:, :: max(1, curves.shape[1] // 5000)]
+    interval = float(np.median(np.diff(times_s, axis=0)))
+    stride = max(1, min(round(interval / axis.interval_s), len(curves) // 4))
+    sets = np.unique(times_s, axis=1).T
+    few = sets[:: max(1, len(sets) // 8)]
+    operators = [interpolation_matrix(times, axis.time_s) for times in few]
+    found = np.median([np.median(noise_sd(some[k::stride])) for k in range(stride)])
+    left = np.concatenate(
+        [np.linalg.norm(np.diff(o[k::stride], n=2, axis=0), axis=1) for o in operators
+         for k in range(stride)]
+    )  # fmt: skip
+    # The median of Gaussians of several widths, by their quantiles.
+    quantiles = special.ndtri(np.arange(0.5025, 1.0, 0.005))
+    expected = np.median(np.outer(quantiles, left)) / (0.6745 * np.sqrt(6.0))
+    share = max(axis.time_s.size / len(times_s), 1.0)
+    noise = found / max(float(expected), 1e-3) * np.sqrt(share)
+    return float(noise / max(float(np.median(noise_sd(some))), 1e-6))
 
 
 def to_uniform(
@@ -105,19 +122,4 @@ def to_uniform(
         here = slice_of == z
         operator = interpolation_matrix(times_s[:, z], axis.time_s).astype(np.float32)
         out[:, here] = operator @ curves[:, here]
-    return out
-
-
-def scan_to_uniform(data_hu: FloatArray, times_s: FloatArray, axis: UniformAxis) -> FloatArray:
-    """A scan (T, Z, Y, X) on the uniform axis, (N, Z, Y, X) float32; itself where it lies on it.
-
-    Needed before anything that mixes slices: they were seen at different times.
-    """
-    if axis.exact:
-        return data_hu
-    n, shape = axis.time_s.size, data_hu.shape[1:]
-    out = np.empty((n, *shape), np.float32)
-    for z in range(shape[0]):
-        operator = interpolation_matrix(times_s[:, z], axis.time_s).astype(np.float32)
-        out[:, z] = (operator @ data_hu[:, z].reshape(len(data_hu), -1)).reshape(n, *shape[1:])
     return out
