@@ -36,8 +36,9 @@ from common import (
 from strokect import catalog
 from strokect.core.result import PerfusionResult
 from strokect.core.types import CTSeries, FloatArray, Mask
-from strokect.phantom.patient import VESSEL_SHARE, PatientConfig, VirtualPatient, make_patient
+from strokect.phantom.patient import PatientConfig, VirtualPatient, make_patient
 from strokect.phantom.scanner import MotionSpec, move
+from strokect.phantom.truth import VESSEL_SHARE
 from strokect.pipeline import Given, analyse
 from strokect.settings import load_settings
 from tiles import SHAPES, Tiles, make_tiles
@@ -124,7 +125,7 @@ def _lesions(
 
 def no_stroke(report: Report, quick: bool) -> None:
     """Lesions found where there is none."""
-    rows = cohort(replace(PatientConfig(), stroke="none"), (21,) if quick else (21, 22, 23))
+    rows = cohort(replace(PatientConfig(), occlusion="none"), (21,) if quick else (21, 22, 23))
     for name, limit in (("core", 1.0), ("hypoperfusion", 3.0)):
         values = [row.found[f"{name}_ml"] for row in rows]
         report.at_most(f"false_{name}_ml", max(values), limit, noise_hu=5.0, n=len(values),
@@ -272,7 +273,7 @@ def aif(report: Report, quick: bool) -> None:
         patient = make_patient(config)
         row: dict[str, Any] = {"seed": config.seed, "noise_hu": config.noise_hu,
             "interval_s": config.interval_s, "scan_s": config.n_times * config.interval_s,
-            "arrival_s": config.arrival_s, "peak_hu": config.peak_hu, "stroke": config.stroke,
+            "arrival_s": config.arrival_s, "peak_hu": config.peak_hu, "occlusion": config.occlusion,
             "slice_times": config.slice_times, "motion": config.motion.kind}  # fmt: skip
         try:
             result = analyse(patient.ctp, settings)
@@ -307,7 +308,7 @@ def varied(seed: int) -> PatientConfig:
     return replace(
         CROP, seed=seed, side=("left", "right")[seed % 2], noise_hu=float(rng.uniform(3, 8)),
         interval_s=interval, n_times=int(length / interval), arrival_s=arrival,
-        peak_hu=float(rng.uniform(120, 350)), stroke="none" if seed % 4 == 3 else "mca",
+        peak_hu=float(rng.uniform(120, 350)), occlusion="none" if seed % 4 == 3 else "M1",
         slice_times=("simultaneous", "sequential", "shuttle")[int(rng.integers(3))], motion=spec,
     )  # fmt: skip
 

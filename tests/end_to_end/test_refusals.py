@@ -291,7 +291,7 @@ class TestInterrupt:
         self.check(tmp_path, found, error, code)
 
     def test_an_interrupted_phantom_is_made_again(self, tmp_path):
-        arguments = ["phantom", "-o", tmp_path / "p", "--size", "small", "-n", 2]
+        arguments = ["phantom", "-o", tmp_path / "p", "--size", "small", "-n", 2, "--workers", 1]
         second = tmp_path / "p/derivatives/truth/sub-0002"
         found, error = interrupted(tmp_path, arguments, signal.SIGINT, second.exists)
         assert found == 130, error

@@ -198,8 +198,10 @@ def _relative_to(parameters: FloatArray, frame: int, centre: FloatArray) -> Floa
 
 
 def _displacement_mm(parameters: FloatArray, points: FloatArray, centre: FloatArray) -> FloatArray:
-    """Mean displacement (T,) of the points under each motion."""
+    """Mean displacement (T,) of the points under each motion; 0 where there is no head."""
     out = np.zeros(len(parameters))
+    if not len(points):
+        return out
     for t, p in enumerate(parameters):
         m = rigid_matrix(p, centre)
         out[t] = np.linalg.norm(points @ (m[:3, :3] - np.eye(3)).T + m[:3, 3], axis=1).mean()
