@@ -6,6 +6,7 @@ import pytest
 from strokect.core.errors import ScanError
 from strokect.core.types import Grid
 from strokect.perfusion.brain import brain_masks
+from strokect.phantom.patient import PatientConfig, make_patient
 
 TILTED = Path(__file__).parents[2].parent / "shared" / "data" / "ge_tilted_ncct"
 
@@ -89,6 +90,22 @@ def test_no_head_is_refused(value):
         image[:, 30:34, 30:34] = value  # a thing, but no head
     with pytest.raises(ScanError):
         brain_masks(image, grid)
+
+
+def test_face_and_neck_below_the_brain_are_left_out():
+    """A whole-head scan of a virtual patient, down to the foramen magnum."""
+    config = PatientConfig(
+        seed=4, shape=(32, 128, 128), spacing_mm=(5.0, 1.8, 1.8), centre_z_mm=10.0, n_times=1,
+        noise_hu=2.0,
+    )  # fmt: skip
+    patient = make_patient(config)
+    grid, brain = patient.ctp.grid, patient.masks["brain"].data
+    found = brain_masks(patient.ctp.data_hu[0], grid)
+    assert dice(found.brain, brain) > 0.93
+    low = slice(0, 8)
+    outside = (found.brain[low] & ~brain[low]).sum() * grid.voxel_ml
+    assert outside < 0.2 * brain[low].sum() * grid.voxel_ml
+    assert (found.brain[low] & brain[low]).sum() > 0.75 * brain[low].sum()
 
 
 @pytest.mark.skipif(not TILTED.exists(), reason="shared/data/ge_tilted_ncct is not here")

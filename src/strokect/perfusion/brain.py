@@ -26,6 +26,10 @@ OPENING_MM = 7.0
 #: CSF between brain and skull is peeled off no deeper than this.
 RIM_MM = 6.0
 WORKING_MM = 1.5
+#: A part of a slice is brain if its median differs from the brain's by no more than this.
+OTHER_HU = (-20.0, 10.0)
+#: The skull base lies this far below the widest slice; only there muscle touches the brain.
+BASE_MM = 35.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,39 @@ def _inside_skull(mean_hu: FloatArray, grid: Grid) -> BoolArray:
     reach = distance_mm(~largest, grid) <= OPENING_MM + 1.0
     body = soft & reach
     body = ndimage.binary_opening(body, _disc(grid, 2.0)) | largest
-    return _fill_slices(ndimage.binary_closing(body, _disc(grid, 3.0)) & ~bone)
+    body = _fill_slices(ndimage.binary_closing(body, _disc(grid, 3.0)) & ~bone)
+    return _of_brain_density(body, smooth, grid)
+
+
+def _of_brain_density(body: BoolArray, smooth: FloatArray, grid: Grid) -> BoolArray:
+    """Without the parts of slices below the brain that are muscle, or a globe.
+
+    Masticator and neck muscles lie right under the temporal fossae and the foramen magnum, and
+    thick slices hide the bone between; they are denser than brain by 15-20 HU.
+    """
+    areas = body.sum(axis=(1, 2))
+    if not areas.any():
+        return body
+    widest = int(np.argmax(ndimage.median_filter(areas, 3)))
+    near = slice(max(0, widest - 1), widest + 2)
+    brain_hu = float(np.median(smooth[near][body[near]]))
+    height = grid.affine[2, 2] * (np.arange(len(body)) - widest)  # mm above the widest slice
+    out = np.zeros_like(body)
+    for z in np.flatnonzero(areas):
+        part = body[z]
+        if height[z] < -BASE_MM:
+            soft = np.where(ndimage.binary_erosion(part), smooth[z], brain_hu)  # no edge of bone
+            wide = ndimage.gaussian_filter(
+                soft, smoothing_sigma_voxels(grid, 2.0, in_plane=True)[1:]
+            )
+            dense = ndimage.binary_opening(wide > brain_hu + OTHER_HU[1], _disc(grid, 4.0)[0])
+            part = part & ~ndimage.binary_dilation(dense, _disc(grid, 2.0)[0])
+            part = ndimage.binary_opening(part, _disc(grid, 4.0)[0])
+        parts, n = ndimage.label(part)
+        if n:
+            hu = ndimage.median(smooth[z], parts, np.arange(1, n + 1)) - brain_hu
+            out[z] = np.isin(parts, 1 + np.flatnonzero((hu > OTHER_HU[0]) & (hu < OTHER_HU[1])))
+    return _fill_slices(out)
 
 
 def _enclosed(bone: BoolArray, grid: Grid) -> BoolArray:
