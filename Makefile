@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SEED ?= 1
+SEED ?= 5
 DEMO := demo
 
 .PHONY: demo test lint bench clean

@@ -72,8 +72,8 @@ def cohort(config: PatientConfig, seeds: tuple[int, ...]) -> list[Finding]:
     """Patients of these seeds, strokes on alternating sides, by the default method."""
     out = []
     for n, seed in enumerate(seeds):
-        note(f"  seed {seed}, {config.noise_hu:g} HU, stroke {config.stroke}")
-        side = None if config.stroke == "none" else ("left", "right")[n % 2]
+        note(f"  seed {seed}, {config.noise_hu:g} HU, occlusion {config.occlusion}")
+        side = None if config.occlusion == "none" else ("left", "right")[n % 2]
         patient = make_patient(replace(config, seed=seed, side=side))
         result = analyse(patient.ctp, DEFAULT)
         out.append(Finding(seed, figures(patient, result), _bins(patient, result)))

@@ -13,9 +13,9 @@ or outside the template and follow bony landmarks.
 
 Calibres: Rai 2013 (J NeuroIntervent Surg 5:371: diameters of 5.0 mm in the cavernous carotid, 3.6
 at its terminus, 3.1 at the start of M1, 2.4 of M2), Krejza 2006 (Stroke 37:1103: 4.7-5.1 mm in the
-neck); vertebral and basilar 3.9-2.8 and 3.6-3.1 mm ("Dimensions of the posterior cerebral
-circulation", J NeuroIntervent Surg). Distal branches taper to a radius of 0.35 mm, about the
-smallest that CT angiography shows.
+neck); vertebral (in the skull) and basilar 3.9-2.8 and 3.6-3.1 mm (J NeuroIntervent Surg 2013,
+5:597). Distal branches taper to a radius of 0.35 mm, taken as the smallest that CT angiography
+shows.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Contrast bolus and normal perfusion of a virtual patient.
 
-The arterial curve is a gamma variate (Thompson 1964, Circ Res 14:502) with a recirculation and a
-slowly falling tail, the form used for simulated inputs by Ostergaard 1996 (MRM 36:715), Calamante
-2003 (MRM 50:1237) and Mouridsen 2006 (NeuroImage 33:570), broadened to a 40-50 ml injection at
-5 ml/s (width about 9 s). The venous curve is the arterial one convolved with a transit-time
-density of area 1: contrast is conserved. Normal flow and volume follow the digital phantom of
-Kudo 2013 (Radiology 267:201) and PET values (Ito 2004, Eur J Nucl Med 31:635).
+The arterial curve is a gamma variate (Thompson 1964, Circ Res 14:502), the form used for simulated
+inputs by Ostergaard 1996 (MRM 36:715), Calamante 2003 (MRM 50:1237) and Mouridsen 2006 (NeuroImage
+33:570), broadened to a 40-50 ml injection at 5 ml/s (width about 9 s), with a recirculation and a
+slowly falling tail. The venous curve is the arterial one convolved with a transit-time density of
+area 1: contrast is conserved. Normal flow and volume are assumed: within the ranges of the phantom
+of Kudo 2013 (Radiology 267:201: 2.5-87.5 ml/100g/min, 1-5 ml/100g), volume near PET (Ito 2004, Eur
+J Nucl Med Mol Imaging 31:635), grey flow above it, as PET averages cortex with its surroundings.
+Thompson, Ostergaard, Ito and what the simulated inputs were are cited from memory.
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ class NormalPerfusion:
 
 
 def draw_normal(rng: np.random.Generator) -> NormalPerfusion:
-    """Draw a patient's normal perfusion: flow SD 4 %, volume SD 4 %, within published ranges."""
+    """Draw a patient's normal perfusion: flow SD 4 %, volume SD 4 % (assumed)."""
     flow, volume = np.clip(rng.normal(1, 0.04, 2), 0.92, 1.08)
     return NormalPerfusion(60 * flow, 4 * volume, 24 * flow, 2 * volume)
 

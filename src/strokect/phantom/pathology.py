@@ -1,7 +1,7 @@
 """What age leaves in a head before the stroke: leukoaraiosis, an old infarct, calcifications.
 
-Frequencies are rough figures for people seen with suspected stroke, not a fit to a cohort. All
-places are in MNI coordinates, so that they follow the head's own shape.
+Frequencies are assumed: rough figures for people seen with suspected stroke, not a fit to a
+cohort. All places are in MNI coordinates, so that they follow the head's own shape.
 """
 
 from __future__ import annotations

@@ -4,15 +4,16 @@ Hypoperfused tissue is a part of the territory beyond the clot, the core a part 
 an irregular smooth border. How large both are, and how late and slow their filling, follows the
 collateral grade (Tan 2009, AJNR 30:525: 0 none, 1 up to half, 2 more than half, 3 all of the
 territory filled); the core also grows with the time since onset, quickly where collaterals are
-poor (fast and slow progressors, Rocha 2017, Front Neurol 8:49). Flow and volume follow the
-thresholds of CT perfusion (Murphy 2006, Stroke 37:1771): in the core both fall, in the penumbra
-flow falls while volume holds, and both arrive late. White matter keeps a larger share of its
-(lower) flow than grey matter, as its ischaemic thresholds are lower (Arakawa 2006, Stroke
-37:1211); so the rule "rCBF < 0.30 of mean tissue" separates the two. Around the hypoperfused part
-the rest of the territory fills a little late (oligaemia).
+poor (fast and slow progressors, Rocha 2017, Stroke 48:2621). Shares and rates are assumed. In the
+core flow and volume fall, in the penumbra flow falls while volume holds (in white matter: Murphy
+2008, Radiology 247:818), and both arrive late. White matter is taken to keep a larger share of its
+(lower) flow than grey matter: its infarction threshold is lower (21 and 35 ml/100g/min, Arakawa
+2006, Stroke 37:1211). Then the rule "rCBF < 0.30 of mean tissue" separates core and penumbra.
+Around the hypoperfused part the rest of the territory fills a little late (oligaemia).
 
-True Tmax is defined as ``delay + MTT / 2``: the centre of a symmetric transit, the value that
-Bayesian software reports and that box phantoms (Kudo 2013, Radiology 267:201) hold.
+True Tmax is defined as ``delay + MTT / 2``: the centre of a symmetric transit, as of the box-shaped
+residues in the phantom of Kudo 2013 (Radiology 267:201); Bayesian software reports the same (from
+memory).
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def draw_stroke(
     """Draw extent and severity. Volumes are of the whole brain, also where the scan ends earlier.
 
     territory_ml : tissue beyond the clot. collateral : grade 0-3. onset_h : hours since onset; the
-    hypodensity of the core grows by about 1 HU/h at first (water uptake of 1 % lowers CT numbers by
-    1.8-2.6 HU: Unger 1988, Neuroradiology 30:121; Broocks 2018, Invest Radiol 53:409), to 9 HU.
+    hypodensity of the core grows by 1 HU/h (assumed) to 9 HU. For scale: 1 % more water lowers CT
+    numbers by 1.8 HU; in rats 4 HU were lost in 6 h (Dzialowski 2004, J Neuroimaging 14:42).
     """
     (low, high), most, hours, flow, delay = _GRADES[collateral]
     extent = territory_ml * rng.uniform(low, high)

@@ -22,8 +22,8 @@ Float64 = npt.NDArray[np.float64]
 CSF_SHARE, VESSEL_SHARE, TISSUE_VESSEL_LIMIT = 0.5, 0.3, 0.02
 #: Least tissue (grey + white) of a voxel of the tissue masks: the larger part of it.
 TISSUE_SHARE = 0.5
-#: Flow that leukoaraiotic white matter has lost (O'Sullivan 2002, Neurology 59:321: normal-
-#: appearing white matter has a third less; lesions less still).
+#: Share of its flow that leukoaraiotic white matter has lost (white matter of eight patients with
+#: leukoaraiosis: 38 %, Markus 2000, J Neurol Neurosurg Psychiatry 69:48).
 LEUKOARAIOSIS_LOSS = 0.4
 #: Values of the tissue-class image, in order of precedence: later names win.
 CLASSES = ("background", "grey", "white", "csf", "penumbra", "core", "artery", "vein", "clot")
@@ -63,8 +63,7 @@ def truth_on(subject: Subject, grid: Grid, tissue: anatomy.Anatomy, blood: Blood
     cbf = grey * fields.grey_cbf + white * pale * fields.white_cbf
     cbv = grey * fields.grey_cbv + white * pale * fields.white_cbv
     mtt = 60 * cbv / np.maximum(cbf, 1e-6)
-    # White matter takes up less water early on, as its flow falls less far (Muir 2007,
-    # J Neurol Neurosurg Psychiatry 78:334, on grey matter being seen first).
+    # White matter is taken to lose less early on, as its flow falls less far (0.6 is assumed).
     loss = subject.physiology.hypodensity_at(lesion, where.size) * (grey + 0.6 * white)
     arrays = (cbf, cbv, mtt, fields.delay_s, loss)
     return Truth(where, *(np.asarray(a, np.float32) for a in arrays))

@@ -56,12 +56,12 @@ class Variants:
 def draw_variants(rng: np.random.Generator) -> Variants:
     """Draw variants with the frequency of adults.
 
-    Both PCOM are missing (< 1 mm) in 28 %, and about as often one (Hindenes 2020, PLoS ONE
-    15:e0241373, 1,864 adults). PCA from the carotid in 13 % of people (Macchi 1996, Ital J Anat
-    Embryol 101:115), taken as 7 % of sides; no ACOM in 3 % (the same). Thin A1 in 5 % of people
-    (Tanaka 2006, AJNR 27:1770). Divisions of the MCA: superior dominant 36 %, inferior 41 %,
-    balanced 23 % of bifurcations (Gibo 1981, J Neurosurg 54:151). Early bifurcation: 10 % of
-    sides, an assumption.
+    Only both PCOM are missing (< 1 mm) in 28 % (Hindenes 2020, PLoS ONE 15:e0241373, 1,864 adults);
+    that one is missing as often is assumed. PCA from the carotid in 13 % of people (Macchi 1996,
+    Ital J Anat Embryol 101:115), taken as 7 % of sides; no ACOM in 3 % (the same). Thin A1 in 5 %
+    of people (6 of 117, Tanaka 2006, AJNR 27:1770). Divisions of the MCA: superior dominant 36 %,
+    inferior 41 %, balanced 23 % of bifurcations (Gibo 1981, J Neurosurg 54:151). Early bifurcation:
+    10 % of sides, assumed.
     """
     sides: tuple[Side, Side] = ("left", "right")
     fetal = tuple(s for s in sides if rng.random() < 0.07)

@@ -223,7 +223,7 @@ def _calibres(rng: np.random.Generator, made: list[Tube]) -> Float64:
     """Factor (len(made),) on each radius: of the person (SD 5 %) and of the vessel (SD 6 %).
 
     One transverse sinus, more often the right, is larger down to the jugular vein; likewise one
-    vertebral artery, more often the left.
+    vertebral artery, more often the left. All figures are assumed.
     """
     person = 1 + 0.05 * np.clip(rng.standard_normal(), -2, 2)
     factor = person * (1 + 0.06 * np.clip(rng.standard_normal(len(made)), -2, 2))
