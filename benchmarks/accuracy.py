@@ -67,6 +67,17 @@ class Finding:
     bins: dict[str, FloatArray]
 
 
+def stroke_of(config: PatientConfig) -> PatientConfig:
+    """A stroke as treated in trials: core 15-60 ml, hypoperfusion 100-210 ml, drawn per seed.
+
+    Strokes of every size and site are in the section "sites".
+    """
+    if config.occlusion == "none" or config.core_ml is not None:
+        return config
+    core, hypoperfusion = np.random.default_rng([config.seed, 7]).uniform([15, 100], [60, 210])
+    return replace(config, core_ml=float(core), hypoperfusion_ml=float(hypoperfusion))
+
+
 @lru_cache(maxsize=8)  # the same patients serve several figures
 def cohort(config: PatientConfig, seeds: tuple[int, ...]) -> list[Finding]:
     """Patients of these seeds, strokes on alternating sides, by the default method."""
@@ -74,7 +85,7 @@ def cohort(config: PatientConfig, seeds: tuple[int, ...]) -> list[Finding]:
     for n, seed in enumerate(seeds):
         note(f"  seed {seed}, {config.noise_hu:g} HU, occlusion {config.occlusion}")
         side = None if config.occlusion == "none" else ("left", "right")[n % 2]
-        patient = make_patient(replace(config, seed=seed, side=side))
+        patient = make_patient(stroke_of(replace(config, seed=seed, side=side)))
         result = analyse(patient.ctp, DEFAULT)
         out.append(Finding(seed, figures(patient, result), _bins(patient, result)))
     return out
@@ -130,6 +141,18 @@ def no_stroke(report: Report, quick: bool) -> None:
         values = [row.found[f"{name}_ml"] for row in rows]
         report.at_most(f"false_{name}_ml", max(values), limit, noise_hu=5.0, n=len(values),
                        values=values)  # fmt: skip
+
+
+def sites(report: Report, quick: bool) -> None:
+    """Occlusions of every site with the lesion that collaterals and time make of them, 5 HU."""
+    for n, site in enumerate(("M1", "ICA", "M2", "ACA", "PCA")):
+        for seed in (601 + n,) if quick else (601 + n, 611 + n, 621 + n):
+            patient = make_patient(replace(PatientConfig(), seed=seed, occlusion=site))
+            found = figures(patient, analyse(patient.ctp, DEFAULT))
+            context = {key: found.get(key) for key in ("dice_core", "core_true_ml", "core_ml")}
+            report.info("dice_hypoperfusion_by_site", found["dice_hypoperfusion"], site=site,
+                        seed=seed, collateral=patient.info["collateral"],
+                        hypoperfusion_true_ml=found["hypoperfusion_true_ml"], **context)  # fmt: skip
 
 
 def calibration(report: Report, quick: bool) -> None:
@@ -334,7 +357,7 @@ MOTIONS = {
 def motion(report: Report, quick: bool) -> None:
     """Lesion volumes of a patient who moves, relative to the same patient lying still."""
     for seed in (11,) if quick else (11, 12):
-        config = replace(MEDIUM, seed=seed, side=("left", "right")[seed % 2])
+        config = stroke_of(replace(MEDIUM, seed=seed, side=("left", "right")[seed % 2]))
         still = analyse(make_patient(config).ctp, DEFAULT)
         for kind, spec in MOTIONS.items():
             note(f"  seed {seed}, {kind}")
@@ -417,7 +440,7 @@ def _print_digest() -> int:
 
 
 SECTIONS: dict[str, Section] = {
-    "patients": patients, "no_stroke": no_stroke, "calibration": calibration, "tiles": tiles,
+    "patients": patients, "no_stroke": no_stroke, "sites": sites, "calibration": calibration, "tiles": tiles,
     "delays": delays, "true_aif": true_aif, "osipi": osipi, "aif": aif, "motion": motion,
     "sampling": sampling, "bits": bits,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -123,3 +124,25 @@ def test_impossible_options(tmp_path, wrong):
     with pytest.raises(SettingsError):
         make(tmp_path / "p", **wrong)
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "participants.tsv", "dataset_description.json"])
+def test_files_of_another_project_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(OutputExistsError, match="did not make"):
+        make(tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_files_of_another_vendor_do_not_pass_for_the_ones_asked_for(tmp_path, cohort):
+    layout = OwnLayout(tmp_path, "0001")
+    shutil.copytree(cohort, tmp_path, dirs_exist_ok=True)
+    options = {"groups": "LVO:1,non-LVO:1,WIS:1", "seed": 5}
+    (layout.dicom_folder / "ctp").mkdir(parents=True)
+    path = layout.truth_folder / f"{layout.stem}_truth.json"
+    path.write_text(json.dumps(card(layout) | {"dicom": "ge"}))
+    for dicom in (None, "ge"):
+        assert make(tmp_path, dicom=dicom, **options)[0] == [(layout.scan_folder, False)]
+    with pytest.raises(OutputExistsError, match="other settings"):
+        make(tmp_path, dicom="siemens", **options)

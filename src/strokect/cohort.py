@@ -83,13 +83,14 @@ def run_cohort(
         _sweep(out)
         tasks, failed = _plan(studies, out, settings, options)
         settled = len(studies) - len(tasks)
+        by_name = {t.study.name: t for t in tasks}
         listener(None, settled, len(studies))
         try:
             for outcome in _outcomes(tasks, options) if tasks else ():
                 settled += 1
                 if outcome.failure is not None:
                     failed[outcome.name] = outcome.failure
-                _note(outcome, out, {t.study.name: t for t in tasks})
+                _note(outcome, out, by_name[outcome.name])
                 listener(outcome, settled, len(studies))
         finally:
             _sweep(out)
@@ -212,9 +213,9 @@ def _record(out: Path, name: str) -> Path:
     return out / COHORT_FOLDER / "failed" / f"{name}.json"
 
 
-def _note(outcome: Outcome, out: Path, tasks: dict[str, Task]) -> None:
+def _note(outcome: Outcome, out: Path, task: Task) -> None:
     """Write a failure down, or forget an earlier one."""
-    record, task = _record(out, outcome.name), tasks[outcome.name]
+    record = _record(out, outcome.name)
     if outcome.failure is None:
         record.unlink(missing_ok=True)
         return

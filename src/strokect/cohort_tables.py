@@ -99,7 +99,7 @@ def _row(
 def _number(value: Any, digits: int) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value + 0.0:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no "-0.00"
 
 
 def _timing(

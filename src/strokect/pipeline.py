@@ -72,12 +72,14 @@ class Stages:
 class _Prepared:
     """What is known of a scan before its curves are fitted. mip_hu, mean_hu : (Z, Y, X).
 
+    seen : (Z, Y, X) voxels within the scan in every pose of the head; None where it kept still.
     given : curves (N, V) of the voxels that the user chose, HU, on the axis, by "aif" and "vof".
     """
 
     mip_hu: FloatArray
     mean_hu: FloatArray
     masks: brains.BrainMasks
+    seen: npt.NDArray[np.bool_] | None
     axis: sampling.UniformAxis
     given: dict[str, _Picked]
     last_baseline: int
@@ -151,7 +153,8 @@ def analyse(
     with stages("motion") as progress:
         series, moved = _motion(series, settings, progress)
     with stages("brain"):
-        prepared, raw = _prepare(series, given)
+        seen = None if moved is None else motion.always_seen(moved, series.grid, settings.motion)
+        prepared, raw = _prepare(series, given, seen)
         # Curves inside the skull are all that is needed now, and a whole scan fills the memory.
         series = replace(series, data_hu=np.broadcast_to(np.float32(0), series.data_hu.shape))
     with stages("input functions"):
@@ -238,7 +241,9 @@ def _motion(
     return replace(series, data_hu=data), moved
 
 
-def _prepare(series: CTSeries, given: Given) -> tuple[_Prepared, FloatArray]:
+def _prepare(
+    series: CTSeries, given: Given, seen: npt.NDArray[np.bool_] | None
+) -> tuple[_Prepared, FloatArray]:
     """Masks, uniform axis, baseline and noise; and the curves (N, V) inside the skull, HU."""
     data, grid = series.data_hu, series.grid
     mean = data.mean(axis=0)
@@ -252,7 +257,7 @@ def _prepare(series: CTSeries, given: Given) -> tuple[_Prepared, FloatArray]:
     raw = sampling.to_uniform(within, np.nonzero(masks.inside)[0], series.times_s, axis)
     last = enhancement.last_baseline_frame(raw, noise)
     picked = {name: _pick(series, axis, *p) for name, p in _given_voxels(given, grid).items()}
-    return _Prepared(data.max(axis=0), mean, masks, axis, picked, last, noise), raw
+    return _Prepared(data.max(axis=0), mean, masks, seen, axis, picked, last, noise), raw
 
 
 def _given_voxels(given: Given, grid: Grid) -> dict[str, tuple[npt.NDArray[np.intp], str]]:
@@ -311,6 +316,8 @@ def _input_functions(
     else:
         depth = brains.distance_mm(prepared.masks.inside, grid)
         allowed = depth[tuple(vessels.index.T)] > options.off_bone_mm
+        if prepared.seen is not None:
+            allowed &= prepared.seen[tuple(vessels.index.T)]
         aif, *others = inputs.arterial_candidates(vessels, allowed, grid, step, options)
     if "vof" in prepared.given:
         vof: InputCurve | None = _given_curve(prepared, "vof", grid)

@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from strokect import __version__
 from strokect.core.errors import OutputError, OutputExistsError, SettingsError
 from strokect.core.types import Progress, no_progress
 from strokect.io import nifti
@@ -33,11 +35,15 @@ from strokect.io.outputs import (
     write_table,
 )
 from strokect.phantom import clinical, raster, scans, truth, vessels
-from strokect.phantom.study import SIZES, Size, StudyConfig, VirtualStudy, draw_study, make_study
+from strokect.phantom.protocols import Size
+from strokect.phantom.study import SIZES, StudyConfig, VirtualStudy, draw_study, make_study
 
 Vendor = Literal["siemens", "ge", "philips", "canon"]
 #: Vendors whose files ``--dicom`` imitates.
 VENDORS: tuple[Vendor, ...] = get_args(Vendor)
+#: What ``_write_index`` and ``_write_participants`` put at the top, in the order of writing.
+_TOP_FILES = ("dataset_description.json", "README.md", "participants.json", "participants.tsv")
+_MAKER = "strokect phantom"
 #: Memory that making one patient takes at most, GiB, by size.
 _MEMORY_GIB = {"full": 3.0, "small": 0.7}
 
@@ -140,13 +146,23 @@ def _make_all(
 
 
 def _start_worker(threads: int) -> None:
-    """Leave the keyboard to the parent process, and share the cores."""
+    """Leave the keyboard to the parent process, end when it ends, and share the cores."""
     import signal
+    import threading
 
     import numba
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def _end_with_parent() -> None:
+    """Stop at once where the parent is killed: a resumed run must be alone with the files."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _workers(size: Size) -> int:
@@ -165,12 +181,13 @@ def write_study(study: VirtualStudy, layout: OwnLayout, dicom: Vendor | None) ->
     """Write scans, truth and (on request) DICOM of one patient; the scan folder comes last."""
     layout.scan("ctp").unlink(missing_ok=True)  # from here on the old patient is not whole
     for folder in (layout.scan_folder, layout.dicom_folder, layout.truth_folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # out of the way at once: half a truth would look like another's
+            folder.replace(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old"))
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
     with result_folder(layout.truth_folder) as folder:
-        _write_truth(study, layout, folder)
+        _write_truth(study, layout, folder, dicom)
     if dicom is not None:
         _write_dicom(study, layout, dicom)
     with result_folder(layout.scan_folder) as folder:
@@ -179,7 +196,9 @@ def write_study(study: VirtualStudy, layout: OwnLayout, dicom: Vendor | None) ->
         nifti.write_ctp(folder / layout.scan("ctp").name, study.ctp.ctp)
 
 
-def _write_truth(study: VirtualStudy, layout: OwnLayout, folder: Path) -> None:
+def _write_truth(
+    study: VirtualStudy, layout: OwnLayout, folder: Path, dicom: Vendor | None
+) -> None:
     patient, grid = study.ctp, study.ctp.ctp.grid
     for name, image in patient.maps.items():
         nifti.write_volume(folder / layout.truth_map(name).name, image.data, image.grid, name)
@@ -204,7 +223,7 @@ def _write_truth(study: VirtualStudy, layout: OwnLayout, folder: Path) -> None:
     write_table(
         folder / f"{layout.stem}_centrelines.csv", raster.centrelines_table(study.subject.tubes)
     )
-    write_json(folder / f"{layout.stem}_truth.json", study.info)
+    write_json(folder / f"{layout.stem}_truth.json", {**study.info, "dicom": dicom})
 
 
 def _write_dicom(study: VirtualStudy, layout: OwnLayout, vendor: Vendor) -> None:
@@ -237,7 +256,23 @@ def _check_root(root: Path) -> None:
         raise OutputExistsError(
             "a file stands where the output folder should be", root, "Choose another name"
         )
+    there = [name for name in _TOP_FILES if (root / name).exists()]
+    if there and not _is_ours(root / _TOP_FILES[0]):
+        raise OutputExistsError(
+            "the folder holds a file that strokect did not make",
+            root / there[0],
+            "Choose another folder",
+        )
     check_writable(root)
+
+
+def _is_ours(description: Path) -> bool:
+    if not description.exists():
+        return False
+    makers = nifti.read_json(description).get("GeneratedBy")
+    return isinstance(makers, list) and any(
+        isinstance(m, dict) and m.get("Name") == _MAKER for m in makers
+    )
 
 
 def _is_done(layout: OwnLayout, config: StudyConfig, options: VirtualOptions) -> bool:
@@ -258,13 +293,18 @@ def _is_done(layout: OwnLayout, config: StudyConfig, options: VirtualOptions) ->
         return False
     if options.overwrite or not layout.scan("ctp").exists():
         return False
-    if nifti.read_json(card).get("study") != json.loads(to_json(config.as_json())):
+    made = nifti.read_json(card)
+    same = made.get("study") == json.loads(to_json(config.as_json()))
+    with_dicom = layout.dicom_folder.exists()
+    if options.dicom is not None and with_dicom:
+        same = same and made.get("dicom") == options.dicom
+    if not same:
         raise OutputExistsError(
             "a patient made with other settings is there already",
             layout.scan_folder,
             "Choose another folder or add --overwrite",
         )
-    return options.dicom is None or layout.dicom_folder.exists()
+    return options.dicom is None or with_dicom
 
 
 def _write_index(root: Path, options: VirtualOptions, groups: dict[clinical.Group, float]) -> None:
@@ -275,7 +315,7 @@ def _write_index(root: Path, options: VirtualOptions, groups: dict[clinical.Grou
             "Name": "strokect virtual patients",
             "BIDSVersion": "1.9.0",
             "DatasetType": "raw",
-            "GeneratedBy": [{"Name": "strokect phantom"}],
+            "GeneratedBy": [{"Name": _MAKER, "Version": __version__}],
             "Description": "Simulated NCCT, CTA and CTP with known truth. No patient data.",
             "Seed": options.seed,
             "Size": options.size,

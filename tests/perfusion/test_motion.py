@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from strokect.core.result import Motion
 from strokect.core.types import CTSeries, Grid
-from strokect.perfusion.motion import MotionOptions, correct_motion, rigid_matrix
+from strokect.perfusion.motion import MotionOptions, always_seen, correct_motion, rigid_matrix
 from strokect.perfusion.realign import resampled
 
 GRID = Grid(
@@ -198,3 +199,14 @@ def test_resampling_by_no_motion_returns_the_frame():
     turned = np.eye(4)
     turned[0, 3] = 1.0  # by a whole voxel
     assert resampled(frame, turned)[:, :, :-1] == pytest.approx(frame[:, :, 1:], abs=0.05)
+
+
+def test_what_a_moved_frame_did_not_see_is_known():
+    grid = Grid((6, 20, 20), np.diag([1.0, 1.0, 5.0, 1.0]))
+    parameters = np.zeros((4, 6))
+    parameters[2:, 2] = 5.0  # up by a slice: the top slice left the scan
+    found = Motion(np.arange(4.0), parameters, np.abs(parameters[:, 2]))
+    seen = always_seen(found, grid, MotionOptions())
+    assert seen[:5].all() and not seen[5].any()
+    still = Motion(np.arange(4.0), np.zeros((4, 6)), np.zeros(4))
+    assert always_seen(still, grid, MotionOptions()).all()

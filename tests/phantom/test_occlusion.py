@@ -192,7 +192,6 @@ def test_the_mca_territory_of_known_places(mni, inside):
     point = np.array(mni, float)[:, None]
     found = occlusion.margin(average(), mca, point, MNI)
     assert found.dtype == np.float64 and (found[0] > 0) == inside
-    assert (vessels.mca_margin(average(), "right", point)[0] > 0) == inside
 
 
 def test_an_unknown_site_is_refused():

@@ -7,7 +7,8 @@ import pytest
 
 from strokect.core.errors import SettingsError
 from strokect.core.types import Grid
-from strokect.phantom import scanner
+from strokect.phantom import protocols, scanner
+from strokect.phantom.reconstruction import gaussian_noise
 
 GRID = Grid((6, 128, 128), np.diag([-0.9, -0.9, 5.0, 1.0]))
 
@@ -15,7 +16,7 @@ GRID = Grid((6, 128, 128), np.diag([-0.9, -0.9, 5.0, 1.0]))
 def test_noise_keeps_its_sd_and_has_the_autocorrelation_of_its_kernel():
     """White noise through a Gaussian of width s correlates as exp(-d^2 / (4 s^2))."""
     rng = np.random.default_rng(0)
-    n = np.stack([scanner.noise(rng, GRID, 5.0, 0.8) for _ in range(8)]).astype(np.float64)
+    n = np.stack([gaussian_noise(rng, GRID, 5.0, 0.8) for _ in range(8)]).astype(np.float64)
     assert n.std() == pytest.approx(5.0, rel=0.01)
     for axis in (-1, -2):
         for lag in (1, 2):
@@ -25,13 +26,12 @@ def test_noise_keeps_its_sd_and_has_the_autocorrelation_of_its_kernel():
     assert (n[1:] * n[:-1]).mean() / n.var() == pytest.approx(0, abs=0.02)  # frames
 
 
-def test_frame_times():
-    same = scanner.frame_times(3, 2.0, 4, "simultaneous")
-    assert same.tolist() == [[0.0] * 4, [2.0] * 4, [4.0] * 4]
-    assert scanner.frame_times(2, 2.0, 4, "sequential")[1].tolist() == [2.0, 2.5, 3.0, 3.5]
-    assert scanner.frame_times(2, 2.0, 4, "shuttle")[0].tolist() == [0.0, 0.0, 1.0, 1.0]
+def test_slice_offsets():
+    assert protocols.slice_offsets(2.0, 4, "simultaneous").tolist() == [0.0] * 4
+    assert protocols.slice_offsets(2.0, 4, "sequential").tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert protocols.slice_offsets(2.0, 4, "shuttle").tolist() == [0.0, 0.0, 1.0, 1.0]
     with pytest.raises(SettingsError):
-        scanner.frame_times(2, 2.0, 4, "spiral")  # type: ignore[arg-type]
+        protocols.slice_offsets(2.0, 4, "spiral")  # type: ignore[arg-type]
 
 
 def test_rigid_turns_about_the_centre_of_the_grid():

@@ -219,12 +219,14 @@ def _write(
         for t, frame in enumerate(data):
             if style.split and t > 0:
                 template.SeriesNumber = first_number + t
-                template.SeriesInstanceUID = generate_uid(entropy_srcs=[first_uid, str(t)])
+                template.SeriesInstanceUID = generate_uid(
+                    entropy_srcs=[first_uid, "series", str(t)]
+                )
             for z, image in enumerate(frame):
                 done = t * slices + z + 1
                 template.SOPInstanceUID = generate_uid(entropy_srcs=[first_uid, str(done)])
                 template.AcquisitionNumber = t + 1 if style.acquisition_number == "frame" else 1
-                order = {True: z * count + t + 1, False: done}[style.slice_major]
+                order = z * count + t + 1 if style.slice_major else done
                 template.InstanceNumber = z + 1 if style.split else order
                 if style.temporal_index and count > 1:
                     template.TemporalPositionIndex = t + 1

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from strokect.core.geometry import smoothing_sigma_voxels
 from strokect.core.result import Motion
-from strokect.core.types import CTSeries, FloatArray, Grid, Progress, no_progress
+from strokect.core.types import BoolArray, CTSeries, FloatArray, Grid, Progress, no_progress
 from strokect.perfusion.realign import Pose, realign
 
 #: Median misfit at edges that the bolus may cause, HU.
@@ -91,6 +91,25 @@ def correct_motion(
     frame_times = series.times_s.mean(axis=1)
     x, y, z = (float(c) for c in centre)
     return aligned, Motion(frame_times, shown, shift, tuple(int(b) for b in bad), (x, y, z))
+
+
+def always_seen(motion: Motion, grid: Grid, options: MotionOptions) -> BoolArray:
+    """Voxels (Z, Y, X) that lay within the scan in every pose of the head.
+
+    What a moved frame did not see was filled in from its nearest slice: good enough for a map, not
+    to take an input function from.
+    """
+    seen = np.ones(grid.shape, bool)
+    centre, to_index = np.asarray(motion.centre_mm), np.linalg.inv(grid.affine)
+    z, y, x = np.ogrid[tuple(slice(n) for n in grid.shape)]
+    moved = motion.parameters[motion.displacement_mm > options.ignore_mm]
+    for pose in np.unique(moved, axis=0):
+        radians = np.concatenate([pose[:3], np.deg2rad(pose[3:])])
+        index = to_index @ rigid_matrix(radians, centre) @ grid.affine
+        for row, n in zip(index, grid.shape[::-1], strict=False):
+            place = row[0] * x + row[1] * y + row[2] * z + row[3]
+            seen &= (place > -0.5) & (place < n - 0.5)
+    return seen
 
 
 def rigid_matrix(parameters: FloatArray, centre_mm: FloatArray) -> FloatArray:

@@ -25,7 +25,6 @@ from strokect.phantom import headkernel, pathology
 from strokect.phantom.pathology import Pathology, draw_pathology
 from strokect.phantom.skullbase import LOW_MM, load_skullbase, noise_tile
 from strokect.phantom.template import (
-    BOX_MM,
     BRAIN_CENTRE_Y_MM,
     MEAN_SCALE,
     Float32,
@@ -37,23 +36,6 @@ from strokect.phantom.template import (
     sample,
     smooth_field,
 )
-
-__all__ = [
-    "BOX_MM",
-    "Anatomy",
-    "Head",
-    "HeadHU",
-    "HeadMap",
-    "HeadVariation",
-    "fine_offsets",
-    "load_template",
-    "make_head",
-    "render",
-    "render_hu",
-    "sample",
-    "scan_grid",
-    "smooth_field",
-]
 
 #: Range of the ages drawn, years.
 AGE_RANGE = (40.0, 90.0)
@@ -232,29 +214,6 @@ def render(head: Head, grid: Grid, hu: HeadHU = HeadHU(), fine_mm: float = 1.25)
     _run(head, grid, hu, fine_mm, out)
     grey, white, csf, brain, late, total = out
     return Anatomy(grey, white, csf, brain, total, late)
-
-
-def render_hu(
-    head: Head,
-    grid: Grid,
-    fine_mm: float = 1.25,
-    out: Float32 | None = None,
-    hu: HeadHU = HeadHU(),
-) -> tuple[Float32, Float32, Float32]:
-    """Grey share, white share and HU, (Z, Y, X) float32 each, as ``render``, in half the memory.
-
-    out : (Z, Y, X) float32 that takes the HU, to save its memory.
-    """
-    total = np.empty(grid.shape, np.float32) if out is None else out
-    if total.shape != grid.shape or total.dtype != np.float32:
-        raise SettingsError(
-            f"out is {total.dtype} {total.shape}, the grid {grid.shape}",
-            fix="Give a float32 array of the grid's shape",
-        )
-    grey, white = (np.empty(grid.shape, np.float32) for _ in range(2))
-    unwanted = np.empty((0, 0, 0), np.float32)
-    _run(head, grid, hu, fine_mm, (grey, white, unwanted, unwanted, unwanted, total))
-    return grey, white, total
 
 
 def _run(

@@ -22,12 +22,9 @@ from strokect.phantom.reconstruction import (
     Kernel,
     blur,
     coarse,
-    correlation_kernel,
     gaussian_noise,
-    kernel_fwhm,
     noise,
     noise_profile,
-    noise_spectrum,
     projector,
 )
 
@@ -40,14 +37,11 @@ __all__ = [
     "back_of_head",
     "beam_hardening",
     "blur",
-    "correlation_kernel",
     "draw_holder",
     "gaussian_noise",
-    "kernel_fwhm",
     "metal_streaks",
     "noise",
     "noise_profile",
-    "noise_spectrum",
     "table",
 ]
 

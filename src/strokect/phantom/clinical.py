@@ -77,11 +77,16 @@ def group_of(number: int, groups: dict[Group, float]) -> Group:
     The sequence keeps every count as near to its proportion as whole patients allow, and does
     not depend on how many patients there will be: a cohort can grow.
     """
+    return _sequence(number, groups)[-1]
+
+
+def _sequence(n: int, groups: dict[Group, float]) -> list[Group]:
+    """Groups of the patients 1 to ``n``."""
     counts = dict.fromkeys(groups, 0)
-    chosen: Group = next(iter(groups))
-    for k in range(1, number + 1):
-        chosen = max(groups, key=lambda g: groups[g] * k - counts[g])
-        counts[chosen] += 1
+    chosen: list[Group] = []
+    for k in range(1, n + 1):
+        chosen.append(max(groups, key=lambda g: groups[g] * k - counts[g]))
+        counts[chosen[-1]] += 1
     return chosen
 
 
@@ -91,7 +96,7 @@ def split_of(number: int, group: Group, groups: dict[Group, float], seed: int) -
     Of every five patients of a group, three train, one validates and one tests, in an order that
     the seed draws anew for each five. A growing cohort never moves a patient.
     """
-    earlier = sum(group_of(k, groups) == group for k in range(1, number))
+    earlier = _sequence(number - 1, groups).count(group)
     block, place = divmod(earlier, 5)
     names = np.repeat(SPLITS, [round(5 * s) for s in _SPLIT_SHARES])
     stream = np.random.SeedSequence([seed, GROUPS.index(group), block, 77])

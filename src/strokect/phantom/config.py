@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from strokect.core.errors import SettingsError
 from strokect.perfusion.convolution import ResidueShape
-from strokect.phantom import artefacts, scanner
+from strokect.phantom import artefacts, protocols, scanner
 from strokect.phantom.haemodynamics import Bolus
 from strokect.phantom.vessels import Side
 
@@ -55,7 +55,7 @@ class PatientConfig:
     occlusion : where the clot lies. side : of the stroke; None draws it. age (years), collateral
     (0-3), onset_h, core_ml, hypoperfusion_ml (of the whole brain), arrival_s, peak_hu : drawn
     unless given. bolus : the whole contrast passage instead of a drawn one.
-    residue : transit-time family. slice_times : see scanner.frame_times.
+    residue : transit-time family. slice_times : see protocols.slice_offsets.
     whole_hu : round to whole HU as CT does.
     """
 
@@ -82,7 +82,7 @@ class PatientConfig:
     peak_hu: float | None = None
     bolus: Bolus | None = None
     residue: ResidueShape = "gamma"
-    slice_times: scanner.SliceTimes = "simultaneous"
+    slice_times: protocols.SliceTimes = "simultaneous"
     motion: scanner.MotionSpec = field(default_factory=scanner.MotionSpec)
     whole_hu: bool = True
 
@@ -111,7 +111,7 @@ class PatientConfig:
         """(T, Z) s. Per-slice offsets are within the (shortest) interval."""
         frames = self.frames_s()
         shortest = float(np.diff(frames).min()) if len(frames) > 1 else self.interval_s
-        offsets = scanner.frame_times(1, shortest, self.shape[0], self.slice_times)
+        offsets = protocols.slice_offsets(shortest, self.shape[0], self.slice_times)
         return frames[:, None] + offsets
 
 

@@ -307,7 +307,7 @@ def render_voxels(affine, offsets, par, place, lattices, frames, base, tile, spo
     """Average over the sample ``offsets`` (N, 3), voxels (x, y, z), of every voxel.
 
     affine : (4, 4), voxel index to head mm. out : tuple of six (Z, Y, X) arrays, grey, white, csf,
-    brain, leukoaraiosis, HU; those of size 0 along z are not wanted.
+    brain, leukoaraiosis, HU.
     """
     nz, ny, nx = out[5].shape
     weight = 1.0 / offsets.shape[0]
@@ -328,5 +328,4 @@ def render_voxels(affine, offsets, par, place, lattices, frames, base, tile, spo
                 for m in range(6):
                     total[m] += found[m]
             for m in range(6):
-                if out[m].shape[0] == nz:
-                    out[m][k, j, i] = weight * total[m]
+                out[m][k, j, i] = weight * total[m]

@@ -19,14 +19,13 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from strokect.core.errors import SettingsError
-from strokect.core.types import FloatArray
+from strokect.core.types import BoolArray, FloatArray
 from strokect.phantom.template import HeadMap
 from strokect.phantom.variants import THIN_MM, Side, Variants
 from strokect.phantom.vessels import TERRITORIES, Tube, distance_to
 
 Site = Literal["ICA", "M1", "M2", "ACA", "PCA"]
 Float64 = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 #: A stretch of a tube: name, side, first point, end.
 Stretch = tuple[str, str, int, int]
 
@@ -120,20 +119,16 @@ def margin(
     all_tubes: list[Tube],
     downstream: frozenset[tuple[str, str]],
     points: FloatArray,
-    head_map: HeadMap | None = None,
+    head_map: HeadMap,
 ) -> Float64:
     """How far head points (3, N) lie inside the tissue fed by ``downstream``, mm; float64 (N,).
 
     Tissue belongs to the nearest artery of its own hemisphere, so half the difference of two
-    distances is the distance from the border; negative outside. With ``head_map`` the midline is
-    that of the head (MNI x = 0); a territory crosses it only where its twin is cut off too.
-    Without, hemispheres are those of the nearest artery.
+    distances is the distance from the border; negative outside. The midline is that of the head
+    (MNI x = 0); a territory crosses it only where its twin is cut off too.
     """
     arteries = [t for t in all_tubes if t.territory in TERRITORIES]
     lost = [t for t in arteries if (t.name, t.side) in downstream]
-    if head_map is None:
-        rest = [t for t in arteries if (t.name, t.side) not in downstream]
-        return (distance_to(rest, points) - distance_to(lost, points)) / 2
     x = np.asarray(head_map.to_mni(np.asarray(points, float))[0], float)
     raw: dict[str, Float64] = {}
     for side in ("right", "left"):
@@ -257,7 +252,7 @@ def _fed(all_tubes: list[Tube], clot: list[Stretch]) -> dict[tuple[str, str], Bo
     sources = [first[k] for k, t in enumerate(arteries) if t.name in _SOURCES]
     thin, blocked = np.zeros(first[-1], bool), np.zeros(first[-1], bool)
     for k, tube in enumerate(arteries):
-        # A thin segment of the circle, by its rule in ``vessels`` (calibres vary by 8 %).
+        # A thin segment of the circle, by its rule in ``variants`` (calibres vary by 8 %).
         if tube.name in ("a1", "p1") and tube.radius_mm.max() < 1.4 * THIN_MM:
             thin[first[k] + 1 : first[k + 1] - 1] = True
         for name, side, low, high in clot:

@@ -22,7 +22,12 @@ import numpy.typing as npt
 
 from strokect.core.result import Motion
 from strokect.core.types import CTSeries, Grid, Map, Mask, Progress, Volume, no_progress
-from strokect.perfusion.convolution import ResponseTable, response_table, tissue_curves
+from strokect.perfusion.convolution import (
+    ResidueShape,
+    ResponseTable,
+    response_table,
+    tissue_curves,
+)
 from strokect.phantom import anatomy, artefacts, haemodynamics, scanner, truth
 from strokect.phantom.config import SMALL, PatientConfig, stream
 from strokect.phantom.subject import Blood, Subject, baseline_hu, blood_on, make_subject
@@ -127,7 +132,7 @@ def _seen(subject: Subject, grid: Grid) -> _Seen:
 class Contrast:
     """Dense blood curves and the tissue response tabulated from the arterial one."""
 
-    def __init__(self, curves: haemodynamics.BloodCurves, shape: Any = "gamma") -> None:
+    def __init__(self, curves: haemodynamics.BloodCurves, shape: ResidueShape = "gamma") -> None:
         self.curves = curves
         self.table: ResponseTable = response_table(
             curves.artery, 0.0, haemodynamics.DENSE_STEP_S, shape

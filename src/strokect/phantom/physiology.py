@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from strokect.core.types import FloatArray, Grid
 from strokect.phantom import anatomy, haemodynamics, occlusion, stroke
@@ -87,7 +88,7 @@ def make_physiology(
     tissue = anatomy.render(head, lattice, fine_mm=LATTICE_MM)
     brain = tissue.brain.ravel() > 0
     index = np.flatnonzero(_grown(brain.reshape(lattice.shape)))
-    points = _points(lattice, index)
+    points = points_of(lattice, index)
     normal = haemodynamics.draw_normal(tissue_rng)
     healthy = _spread(
         haemodynamics.normal_fields(tissue_rng, normal, all_tubes, points), index, lattice
@@ -142,14 +143,12 @@ def _lattice() -> Grid:
 
 
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    from scipy import ndimage
-
     return np.asarray(ndimage.binary_dilation(mask, np.ones((3, 3, 3)), iterations=2))
 
 
-def _points(grid: Grid, index: npt.NDArray[np.intp]) -> FloatArray:
-    """Points (3, N) mm of flat voxel indices."""
-    z, y, x = np.unravel_index(index, grid.shape)
+def points_of(grid: Grid, where: npt.NDArray[np.intp]) -> FloatArray:
+    """Head points (3, N) mm of flat voxel indices."""
+    z, y, x = np.unravel_index(where, grid.shape)
     return grid.affine[:3, :3] @ np.stack([x, y, z]) + grid.affine[:3, 3:]
 
 

@@ -24,26 +24,8 @@ import numpy.typing as npt
 
 from strokect.core.errors import SettingsError
 from strokect.core.types import Grid
-from strokect.phantom.injection import Injection, bolus_from
+from strokect.phantom.injection import Injection
 from strokect.phantom.reconstruction import Kernel
-
-__all__ = [
-    "CtaProtocol",
-    "Injection",
-    "NcctProtocol",
-    "Protocol",
-    "Sampling",
-    "Size",
-    "SliceTimes",
-    "bolus_from",
-    "draw_cardiac_output",
-    "draw_cta_protocol",
-    "draw_ncct_protocol",
-    "draw_protocol",
-    "frame_times",
-    "slice_offsets",
-    "tilted",
-]
 
 Float64 = npt.NDArray[np.float64]
 SliceTimes = Literal["simultaneous", "sequential", "shuttle"]
@@ -51,19 +33,13 @@ Sampling = Literal["uniform", "two-phase", "shuttle"]
 Size = Literal["full", "small"]
 
 
-def frame_times(n_times: int, interval_s: float, n_slices: int, mode: SliceTimes) -> Float64:
-    """Acquisition times (T, Z), s.
+def slice_offsets(interval_s: float, n_slices: int, mode: SliceTimes) -> Float64:
+    """Times (Z,), s, of the slices after the start of their frame.
 
     "simultaneous": a wide detector, all slices at once. "sequential": slices spread evenly over
     the interval, lowest first. "shuttle": the table toggles between a lower and an upper half,
     half an interval apart.
     """
-    frames = np.arange(n_times) * interval_s
-    return frames[:, None] + slice_offsets(interval_s, n_slices, mode)
-
-
-def slice_offsets(interval_s: float, n_slices: int, mode: SliceTimes) -> Float64:
-    """Times (Z,), s, of the slices after the start of their frame. See ``frame_times``."""
     z = np.arange(n_slices)
     if mode == "simultaneous":
         return np.zeros(n_slices)

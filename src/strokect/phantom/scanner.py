@@ -1,7 +1,7 @@
-"""What the scanner adds: frame and slice times, motion, noise.
+"""Motion of the head in the scanner.
 
-Motion is either rendered (the head on ``moved_grid``: partial volume changes, as in a real scan) or
-interpolated (``move`` of a rendered frame: cheap). Protocols and noise are re-exported.
+It is either rendered (the head on ``moved_grid``: partial volume changes, as in a real scan; so are
+virtual patients) or interpolated (``move`` of a rendered frame: cheap, for benchmarks).
 """
 
 from __future__ import annotations
@@ -16,52 +16,6 @@ from scipy import ndimage
 from strokect.core.errors import SettingsError
 from strokect.core.result import Motion
 from strokect.core.types import BoolArray, FloatArray, Grid
-from strokect.phantom.protocols import (
-    CtaProtocol,
-    Injection,
-    NcctProtocol,
-    Protocol,
-    Sampling,
-    Size,
-    SliceTimes,
-    bolus_from,
-    draw_cardiac_output,
-    draw_cta_protocol,
-    draw_ncct_protocol,
-    draw_protocol,
-    frame_times,
-    slice_offsets,
-    tilted,
-)
-from strokect.phantom.reconstruction import correlation_kernel
-from strokect.phantom.reconstruction import gaussian_noise as noise
-
-__all__ = [
-    "CtaProtocol",
-    "Injection",
-    "MotionKind",
-    "MotionSpec",
-    "NcctProtocol",
-    "Protocol",
-    "Sampling",
-    "Size",
-    "SliceTimes",
-    "bolus_from",
-    "centre_mm",
-    "correlation_kernel",
-    "draw_cardiac_output",
-    "draw_cta_protocol",
-    "draw_ncct_protocol",
-    "draw_protocol",
-    "frame_times",
-    "motion_of",
-    "move",
-    "moved_grid",
-    "noise",
-    "rigid",
-    "slice_offsets",
-    "tilted",
-]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

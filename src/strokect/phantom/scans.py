@@ -23,7 +23,7 @@ from strokect.phantom.truth import Truth, fill, truth_on
 
 Float32 = npt.NDArray[np.float32]
 
-#: Where NCCT and CTA end, mm: above the vertex of every head.
+#: Where NCCT and CTA end, mm: above the skull; the scalp of a tall head may be cut.
 TOP_MM = 92.0
 #: Sampling of a voxel: coarser than in CT perfusion, as the kernel blurs the image afterwards.
 FINE_MM = 1.8

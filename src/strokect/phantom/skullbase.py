@@ -178,7 +178,7 @@ _OUTLINE = np.array(
         [0, 84, 88, -120],
     ],
     float,
-)[:, [0, 1, 2, 3]]
+)
 #: Border of the vault, y to z, mm: above it the skull is a shell round the hull.
 VAULT_Y = np.array([-125.0, -95.0, -60.0, -20.0, 30.0, 60.0, 85.0])
 VAULT_Z = np.array([-46.0, -50.0, -56.0, -48.0, -36.0, -24.0, -20.0])

@@ -14,10 +14,10 @@ from strokect.phantom import clinical, haemodynamics, injection, protocols, scan
 from strokect.phantom.clinical import Case, Group
 from strokect.phantom.config import PatientConfig, stream
 from strokect.phantom.patient import VirtualPatient, scan_patient
+from strokect.phantom.protocols import Size
 from strokect.phantom.scanner import MotionSpec
 from strokect.phantom.subject import Subject, make_subject
 
-Size = Literal["full", "small"]
 SIZES: tuple[Size, ...] = get_args(Size)
 #: Share of patients whose head moves in the scan (assumed; of 80 acute strokes 24 % moved mildly to
 #: moderately, 19 % more: Eur J Radiol 2021, 144:109979), and who carry an aneurysm clip (assumed).

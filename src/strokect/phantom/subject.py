@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from strokect.core.types import FloatArray, Grid
+from strokect.core.types import Grid
 from strokect.phantom import anatomy, artefacts, haemodynamics, occlusion, vessels
 from strokect.phantom.config import PatientConfig, stream
-from strokect.phantom.physiology import Physiology, StrokeDraw, make_physiology
+from strokect.phantom.physiology import Physiology, StrokeDraw, make_physiology, points_of
 from strokect.phantom.raster import filled
 from strokect.phantom.vessels import Side, Tube, distance_to
 
@@ -192,9 +192,3 @@ def baseline_hu(subject: Subject, static_hu: Float32, blood: Blood, loss_hu: Flo
         flat[where] += blood.share[kind] * (level - flat[where])
     hu += blood.clot * (np.float32(subject.clot_hu) - hu)
     return hu
-
-
-def points_of(grid: Grid, where: npt.NDArray[np.intp]) -> FloatArray:
-    """Head points (3, N) mm of flat voxel indices."""
-    z, y, x = np.unravel_index(where, grid.shape)
-    return grid.affine[:3, :3] @ np.stack([x, y, z]) + grid.affine[:3, 3:]

@@ -12,8 +12,9 @@ from strokect.core.quantities import QUANTITIES
 from strokect.core.types import Grid, Map, Mask, Volume
 from strokect.phantom import anatomy, stroke
 from strokect.phantom.haemodynamics import BloodCurves
+from strokect.phantom.physiology import points_of
 from strokect.phantom.raster import fullest
-from strokect.phantom.subject import Blood, Subject, points_of
+from strokect.phantom.subject import Blood, Subject
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

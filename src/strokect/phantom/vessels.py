@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
-from strokect.core.types import FloatArray
+from strokect.core.types import BoolArray, FloatArray
 from strokect.phantom.courses import Line
-from strokect.phantom.raster import occupancy, spaced
+from strokect.phantom.raster import spaced
 from strokect.phantom.template import HeadMap, load_template, sample, smooth_field
 from strokect.phantom.variants import Side, Variants, draw_variants, varied
 
@@ -28,13 +28,10 @@ __all__ = [
     "Variants",
     "distance_to",
     "draw_variants",
-    "mca_margin",
-    "occupancy",
     "tubes",
 ]
 
 Float64 = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 #: Values of the truth image of vessel segments. Stable: new segments get new numbers.
 SEGMENT_LABELS: dict[str, int] = {
@@ -246,15 +243,3 @@ def distance_to(group: list[Tube], points: FloatArray, step_mm: float = 1.0) -> 
     lines = [t.points[:, spaced(t.points, step_mm)] for t in group]
     tree = cKDTree(np.concatenate(lines, axis=1).T)
     return tree.query(np.asarray(points).T, workers=2)[0]
-
-
-def mca_margin(all_tubes: list[Tube], side: Side, points: FloatArray) -> Float64:
-    """How far points (3, N) lie inside the MCA territory of ``side``, mm; negative outside.
-
-    Territories are nearest-artery regions; half the difference of the two distances is the
-    distance from a plane border.
-    """
-    arteries = [t for t in all_tubes if t.territory in TERRITORIES]
-    own = [t for t in arteries if t.territory == "mca" and t.side == side]
-    rest = [t for t in arteries if not (t.territory == "mca" and t.side == side)]
-    return (distance_to(rest, points) - distance_to(own, points)) / 2
