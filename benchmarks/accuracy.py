@@ -150,9 +150,9 @@ def sites(report: Report, quick: bool) -> None:
             patient = make_patient(replace(PatientConfig(), seed=seed, occlusion=site))
             found = figures(patient, analyse(patient.ctp, DEFAULT))
             context = {key: found.get(key) for key in ("dice_core", "core_true_ml", "core_ml")}
+            context["hypoperfusion_true_ml"] = found["hypoperfusion_true_ml"]
             report.info("dice_hypoperfusion_by_site", found["dice_hypoperfusion"], site=site,
-                        seed=seed, collateral=patient.info["collateral"],
-                        hypoperfusion_true_ml=found["hypoperfusion_true_ml"], **context)  # fmt: skip
+                        seed=seed, collateral=patient.info["collateral"], **context)  # fmt: skip
 
 
 def calibration(report: Report, quick: bool) -> None:
@@ -440,8 +440,8 @@ def _print_digest() -> int:
 
 
 SECTIONS: dict[str, Section] = {
-    "patients": patients, "no_stroke": no_stroke, "sites": sites, "calibration": calibration, "tiles": tiles,
-    "delays": delays, "true_aif": true_aif, "osipi": osipi, "aif": aif, "motion": motion,
+    "patients": patients, "no_stroke": no_stroke, "sites": sites, "calibration": calibration,
+    "tiles": tiles, "delays": delays, "true_aif": true_aif, "osipi": osipi, "aif": aif, "motion": motion,
     "sampling": sampling, "bits": bits,
 }  # fmt: skip
 

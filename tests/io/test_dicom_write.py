@@ -155,6 +155,7 @@ def test_vendors_differ_in_what_readers_trip_over(tmp_path):
     assert [d[4].InstanceNumber for d in (siemens, ge, philips, canon)] == [5, 2, 5, 1]
     assert [len({d.SeriesInstanceUID for d in m}) for m in made.values()] == [1, 1, 1, 6]
     assert len({d.SeriesNumber for d in canon}) == 6
+    assert not {d.SeriesInstanceUID for d in canon} & {d.SOPInstanceUID for d in canon}
     assert len({d.AcquisitionTime for d in philips}) == 1  # of the whole scan
     assert float(philips[4].TriggerTime) == pytest.approx(1500)
     assert philips[4].TemporalPositionIndex == 2

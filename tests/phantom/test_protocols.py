@@ -12,7 +12,8 @@ from strokect.core.errors import SettingsError
 from strokect.core.geometry import LPS_TO_RAS
 from strokect.core.types import Grid
 from strokect.phantom import haemodynamics, protocols
-from strokect.phantom.protocols import CtaProtocol, Injection, bolus_from
+from strokect.phantom.injection import Injection, bolus_from
+from strokect.phantom.protocols import CtaProtocol
 
 
 def centred(shape, spacing_mm):
