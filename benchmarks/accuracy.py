@@ -441,8 +441,8 @@ def _print_digest() -> int:
 
 SECTIONS: dict[str, Section] = {
     "patients": patients, "no_stroke": no_stroke, "sites": sites, "calibration": calibration,
-    "tiles": tiles, "delays": delays, "true_aif": true_aif, "osipi": osipi, "aif": aif, "motion": motion,
-    "sampling": sampling, "bits": bits,
+    "tiles": tiles, "delays": delays, "true_aif": true_aif, "osipi": osipi, "aif": aif,
+    "motion": motion, "sampling": sampling, "bits": bits,
 }  # fmt: skip
 
 if __name__ == "__main__":

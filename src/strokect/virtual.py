@@ -90,7 +90,7 @@ def make_patients(
         yield layout.scan_folder, False
     for layout in _make_all(waiting, options, listener):
         yield layout.scan_folder, True
-    _write_participants(root, options.n)
+    _write_participants(root)
 
 
 def _check(options: VirtualOptions) -> dict[clinical.Group, float]:
@@ -166,9 +166,13 @@ def _end_with_parent() -> None:
 
 
 def _workers(size: Size) -> int:
-    """As many processes as cores and half of the free memory allow."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return max(1, min(os.cpu_count() or 1, int(free / 2 / _MEMORY_GIB[size])))
+    """As many processes as cores and half of the available memory allow."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):  # another system: take what is usual for a core
+        return os.cpu_count() or 1
+    return max(1, min(os.cpu_count() or 1, int(kib / 2**20 / 2 / _MEMORY_GIB[size])))
 
 
 def _make_one(
@@ -223,7 +227,10 @@ def _write_truth(
     write_table(
         folder / f"{layout.stem}_centrelines.csv", raster.centrelines_table(study.subject.tubes)
     )
-    write_json(folder / f"{layout.stem}_truth.json", {**study.info, "dicom": dicom})
+    write_json(
+        folder / f"{layout.stem}_truth.json",
+        {**study.info, "dicom": dicom, "strokect": __version__},
+    )
 
 
 def _write_dicom(study: VirtualStudy, layout: OwnLayout, vendor: Vendor) -> None:
@@ -356,18 +363,19 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
-def _write_participants(root: Path, n: int) -> None:
-    """One row per patient, in order."""
+def _write_participants(root: Path) -> None:
+    """One row per patient that is whole, in order; those of an earlier, larger run too."""
     with (
         atomic_file(root / "participants.tsv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
     ):
         rows = csv.writer(file, delimiter="\t", lineterminator="\n")
         rows.writerow(_COLUMNS)
-        for number in range(1, n + 1):
-            layout = OwnLayout(root, f"{number:04d}")
-            info = nifti.read_json(layout.truth_folder / f"{layout.stem}_truth.json")
-            rows.writerow([f"sub-{layout.label}", *_row(info)])
+        for folder in sorted(root.glob("sub-*")):
+            layout = OwnLayout(root, folder.name.removeprefix("sub-"))
+            card = layout.truth_folder / f"{layout.stem}_truth.json"
+            if card.exists() and layout.scan("ctp").exists():
+                rows.writerow([folder.name, *_row(nifti.read_json(card))])
 
 
 def _row(info: dict[str, Any]) -> list[str]:

@@ -155,7 +155,7 @@ def series_template(grid: Grid, seed: int, description: str, number: int, start:
     ds.Modality, ds.SeriesDescription, ds.SeriesNumber = "CT", description, number
     ds.SeriesInstanceUID = _uid(seed, "series", description, number)
     ds.PatientPosition, ds.BodyPartExamined = "HFS", "HEAD"
-    ds.FrameOfReferenceUID = _uid(seed, "frame of reference", description, number)
+    ds.FrameOfReferenceUID = _uid(seed, "frame of reference")
     ds.PositionReferenceIndicator = ""
     ds.Manufacturer, ds.ManufacturerModelName = "strokect", "virtual scanner"
     ds.PixelSpacing = [_ds(v) for v in spacing]

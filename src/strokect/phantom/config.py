@@ -29,10 +29,12 @@ Stream = Literal[
     "ncct",
     "cta",
     "holder",
+    "clip",
+    "nihss",
 ]
 STREAMS: tuple[Stream, ...] = (
     "head", "blood", "tissue", "stroke", "noise", "vessels", "case", "protocol", "ncct", "cta",
-    "holder",
+    "holder", "clip", "nihss",
 )  # fmt: skip
 
 

@@ -81,21 +81,23 @@ def scan_patient(
     masks = truth.masks_of(subject, grid, still.tissue, still.blood, still.truth)
     motion = scanner.motion_of(config.motion, times[:, 0].copy(), masks["brain"].data, grid)
     poses, pose_of = np.unique(motion.parameters, axis=0, return_inverse=True)
-    steps = len(poses) * grid.shape[0] + len(times)
+    steps = len(poses) * grid.shape[0] + 1
     curves = haemodynamics.blood_curves(subject.bolus, max(120.0, float(times.max()) + 5.0))
-    contrast = Contrast(curves, config.residue)
+    contrast = Contrast(curves, subject, config.residue)
     data = np.empty((times.shape[0], *grid.shape), np.float32)
     for k, pose in enumerate(poses):
         frames = np.flatnonzero(pose_of.ravel() == k)
         # A moved head is rendered anew, so that thick slices mix other tissue, as in a scanner.
-        seen = _seen(subject, scanner.moved_grid(grid, pose)) if pose.any() else still
+        there = scanner.moved_grid(grid, pose)
+        seen = _seen(subject, there) if pose.any() else still
+        static = seen.baseline + _hardened(subject, config, seen.baseline, there)
         for z in range(grid.shape[0]):
-            part = np.repeat(seen.baseline[None, z : z + 1], len(frames), axis=0)
+            part = np.repeat(static[None, z : z + 1], len(frames), axis=0)
             enhance(part, z, times[frames, z], seen.truth, seen.blood, contrast)
             data[frames, z] = part[:, 0]
             progress(k * grid.shape[0] + z + 1, steps)
-    scanned = lambda done, total: progress(steps - total + done, steps)  # noqa: E731
-    _scan(data, grid, subject, config, still.baseline, scanned)
+    _scan(data, grid, subject, config, still.baseline)
+    progress(steps, steps)
     return VirtualPatient(
         label=f"{config.seed:04d}",
         config=config,
@@ -132,12 +134,18 @@ def _seen(subject: Subject, grid: Grid) -> _Seen:
 class Contrast:
     """Dense blood curves and the tissue response tabulated from the arterial one."""
 
-    def __init__(self, curves: haemodynamics.BloodCurves, shape: ResidueShape = "gamma") -> None:
+    def __init__(
+        self, curves: haemodynamics.BloodCurves, subject: Subject, shape: ResidueShape = "gamma"
+    ) -> None:
         self.curves = curves
         self.table: ResponseTable = response_table(
             curves.artery, 0.0, haemodynamics.DENSE_STEP_S, shape
         )
-        self.dense = {"artery": curves.artery, "collateral": curves.collateral, "vein": curves.vein}
+        through = subject.occluded.permeability if subject.occluded else 0.0
+        self.dense = {
+            "artery": curves.artery, "collateral": curves.collateral, "vein": curves.vein,
+            "clot": through * curves.artery,
+        }  # fmt: skip
 
 
 def enhance(
@@ -157,34 +165,37 @@ def enhance(
         frame[:, where[low:high] - z * size] += enhancement.astype(np.float32)
 
 
+def _hardened(
+    subject: Subject, config: PatientConfig, baseline: Float32, grid: Grid
+) -> Float32 | float:
+    """What beam hardening and a metal clip add to a head seen on this grid, HU."""
+    if not config.artefacts:
+        return 0.0
+    added = artefacts.beam_hardening(baseline, grid)
+    if subject.clip_mm is not None:
+        rng = stream(config.seed, "clip")
+        added += artefacts.metal_streaks(rng, baseline, grid, subject.clip_mm)
+    return added
+
+
 def _scan(
-    data: Float32,
-    grid: Grid,
-    subject: Subject,
-    config: PatientConfig,
-    baseline: Float32,
-    progress: Progress,
+    data: Float32, grid: Grid, subject: Subject, config: PatientConfig, baseline: Float32
 ) -> None:
-    """Add artefacts and noise and round, frame by frame, in place."""
+    """Add head holder and noise and round, frame by frame, in place."""
     rng = stream(config.seed, "noise")
-    profile, added, holder = None, None, None
+    profile, holder = None, None
     if config.artefacts:
         profile = artefacts.noise_profile(baseline, grid)
-        added = artefacts.beam_hardening(baseline, grid)
         holder = artefacts.table(grid, subject.holder)
-        if subject.clip_mm is not None:
-            added += artefacts.metal_streaks(rng, baseline, grid, subject.clip_mm)
     for t in range(len(data)):
         frame = data[t]
-        if added is not None and holder is not None:
-            frame += added
+        if holder is not None:
             artefacts.add_holder(frame, holder)
         if config.noise_hu > 0:
             frame += _noise(rng, grid, config, profile)
         if config.whole_hu:
             np.rint(frame, out=frame)
         np.maximum(frame, -1024.0, out=frame)
-        progress(t + 1, len(data))
 
 
 def _noise(

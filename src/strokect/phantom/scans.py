@@ -66,7 +66,7 @@ def cta(
     """CT angiography: one moment of the passage of its own ``bolus``, taken for all slices."""
     curves = haemodynamics.blood_curves(bolus, 120.0)
     peak_s = float(curves.time_s[np.argmax(curves.artery)])
-    moment = Moment(Contrast(curves), peak_s + protocol.after_peak_s)
+    moment = Moment(Contrast(curves, subject), peak_s + protocol.after_peak_s)
     return _scan(subject, protocol, _grid(protocol), "cta", moment, progress)
 
 
@@ -142,9 +142,6 @@ def _enhance(hu: Float32, subject: Subject, found: Truth, blood: Blood, moment: 
     for kind, where in blood.index.items():
         level = contrast.curves.at(contrast.dense[kind], time_s - blood.delay_s[kind])
         flat[where] += (blood.share[kind] * level).astype(np.float32)
-    if subject.occluded is not None:
-        level = contrast.curves.at(contrast.curves.artery, time_s)
-        hu += blood.clot * np.float32(subject.occluded.permeability * level)
 
 
 def _acquire(

@@ -126,7 +126,7 @@ def make_study(config: StudyConfig, progress: Progress = no_progress) -> Virtual
     cta = scans.cta(subject, config.cta, _bolus(config.patient.seed, config.cta), part(55, 99))
     volumes = subject.physiology.volumes_ml
     score = clinical.draw_nihss(
-        np.random.default_rng(np.random.SeedSequence([config.patient.seed, 101])),
+        stream(config.patient.seed, "nihss"),
         config.case,
         volumes.get("hypoperfused", 0.0),
         volumes.get("core", 0.0),

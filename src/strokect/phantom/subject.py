@@ -22,8 +22,8 @@ Float32 = npt.NDArray[np.float32]
 BLOOD_HU, SINUS_HU = 42.0, 52.0
 #: Arrival along the arteries, s/mm: about 120 mm/s.
 _DELAY_PER_MM = 0.008
-#: What carries contrast, each with a curve of its own.
-KINDS = ("artery", "collateral", "vein")
+#: What carries contrast, each with a curve of its own; a clot lets some of the artery's through.
+KINDS = ("artery", "collateral", "vein", "clot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def _clip(config: PatientConfig, tubes: list[Tube]) -> tuple[float, float, float
     artery, where surgeons put most."""
     if not config.clip:
         return None
-    rng = stream(config.seed, "holder")
+    rng = stream(config.seed, "clip")
     places = [t.points[:, -1] for t in tubes if t.segment in ("A1", "M1")]
     at = places[int(rng.integers(len(places)))] + rng.normal(0, 1.5, 3)
     return (float(at[0]), float(at[1]), float(at[2]))
@@ -142,53 +142,46 @@ def _clip(config: PatientConfig, tubes: list[Tube]) -> tuple[float, float, float
 
 @dataclass(frozen=True, eq=False)
 class Blood:
-    """Vessels on a grid. share, delay_s : (N,) of voxels ``index`` (N,), per kind of blood.
+    """Vessels on a grid. share, delay_s : (N,) of voxels ``index`` (N,), per kind of KINDS.
 
-    clot, total : (Z, Y, X) share of clot, and of vessel and clot together, 0 to 1.
+    total : (Z, Y, X) share of all of them together, 0 to 1.
     """
 
     index: dict[str, npt.NDArray[np.intp]]
     share: dict[str, Float32]
     delay_s: dict[str, Float32]
-    clot: Float32
     total: Float32
 
 
 def blood_on(subject: Subject, grid: Grid) -> Blood:
-    """Shares of artery, collateral-fed artery and vein, and their delays.
+    """Shares of artery, collateral-fed artery, vein and clot, and their delays.
 
     Before the clot an artery enhances as the carotid does; beyond it, it fills late and slowly
     through collaterals, with the same area under the curve.
     """
-    parts = {kind: filled(grid, group) for kind, group in subject.groups.items()}
+    parts = {kind: filled(grid, subject.groups[kind]) for kind in KINDS}
     total = np.zeros(int(np.prod(grid.shape)), np.float32)
     for where, part in parts.values():
         total[where] += part
     over = np.maximum(total, np.float32(1.0))
     root = [t for t in subject.tubes if t.segment in ("ICA", "BA", "VA")]
     index, share, delay = {}, {}, {}
-    for kind in KINDS:
-        where, part = parts[kind]
+    for kind, (where, part) in parts.items():
         index[kind], share[kind] = where, np.asarray(part / over[where], np.float32)
         if kind == "vein" or not where.size:
             away = np.zeros(where.size)
         else:
             away = distance_to(root, points_of(grid, where))
         delay[kind] = (_DELAY_PER_MM * away).astype(np.float32)
-    clot = np.zeros_like(total)
-    if "clot" in parts:
-        where, part = parts["clot"]
-        clot[where] = part / over[where]
     filling = np.minimum(total, np.float32(1.0), out=total)
-    return Blood(index, share, delay, clot.reshape(grid.shape), filling.reshape(grid.shape))
+    return Blood(index, share, delay, filling.reshape(grid.shape))
 
 
 def baseline_hu(subject: Subject, static_hu: Float32, blood: Blood, loss_hu: Float32) -> Float32:
     """Unenhanced HU (Z, Y, X): tissue less the early hypodensity, with blood and clot drawn in."""
     hu = static_hu - loss_hu
     flat = hu.reshape(-1)
+    levels = {"vein": SINUS_HU, "clot": subject.clot_hu}
     for kind, where in blood.index.items():
-        level = SINUS_HU if kind == "vein" else BLOOD_HU
-        flat[where] += blood.share[kind] * (level - flat[where])
-    hu += blood.clot * (np.float32(subject.clot_hu) - hu)
+        flat[where] += blood.share[kind] * (levels.get(kind, BLOOD_HU) - flat[where])
     return hu

@@ -83,7 +83,6 @@ def masks_of(
         points = points_of(grid, np.arange(solid.size))
         mni_x = subject.head.map.to_mni(points)[0].reshape(grid.shape)
         reference = solid & ((mni_x > 0) if subject.side == "left" else (mni_x < 0))
-    clotted = np.flatnonzero(blood.clot)
     found = {
         "brain": brain,
         "tissue": solid,
@@ -92,7 +91,7 @@ def masks_of(
         "csf": brain & (tissue.csf >= CSF_SHARE) & (blood.total < VESSEL_SHARE),
         "artery": scatter(grid, blood, ("artery", "collateral")) >= VESSEL_SHARE,
         "vein": scatter(grid, blood, ("vein",)) >= VESSEL_SHARE,
-        "clot": fullest(clotted, blood.clot.ravel()[clotted], grid),
+        "clot": fullest(blood.index["clot"], blood.share["clot"], grid),
         **stroke.tissue_masks(cbf, tmax, solid, reference, grid.voxel_ml),
     }
     return {name: Mask(data, grid, name) for name, data in found.items()}
