@@ -72,14 +72,12 @@ class Stages:
 class _Prepared:
     """What is known of a scan before its curves are fitted. mip_hu, mean_hu : (Z, Y, X).
 
-    seen : (Z, Y, X) voxels within the scan in every pose of the head; None where it kept still.
     given : curves (N, V) of the voxels that the user chose, HU, on the axis, by "aif" and "vof".
     """
 
     mip_hu: FloatArray
     mean_hu: FloatArray
     masks: brains.BrainMasks
-    seen: npt.NDArray[np.bool_] | None
     axis: sampling.UniformAxis
     given: dict[str, _Picked]
     last_baseline: int
@@ -153,12 +151,12 @@ def analyse(
     with stages("motion") as progress:
         series, moved = _motion(series, settings, progress)
     with stages("brain"):
-        seen = None if moved is None else motion.always_seen(moved, series.grid, settings.motion)
-        prepared, raw = _prepare(series, given, seen)
+        prepared, raw = _prepare(series, given)
         # Curves inside the skull are all that is needed now, and a whole scan fills the memory.
         series = replace(series, data_hu=np.broadcast_to(np.float32(0), series.data_hu.shape))
     with stages("input functions"):
-        prepared, curves = _settled_inputs(prepared, raw, series.grid, settings)
+        steady = _steady(prepared.masks.inside, moved, series.grid, settings)
+        prepared, curves = _settled_inputs(prepared, raw, steady, series.grid, settings)
     with stages("denoising"):
         vessels = _large_vessels(prepared, raw, curves.aif, settings)
         raw = raw[:, prepared.masks.brain[prepared.masks.inside]]
@@ -241,9 +239,7 @@ def _motion(
     return replace(series, data_hu=data), moved
 
 
-def _prepare(
-    series: CTSeries, given: Given, seen: npt.NDArray[np.bool_] | None
-) -> tuple[_Prepared, FloatArray]:
+def _prepare(series: CTSeries, given: Given) -> tuple[_Prepared, FloatArray]:
     """Masks, uniform axis, baseline and noise; and the curves (N, V) inside the skull, HU."""
     data, grid = series.data_hu, series.grid
     mean = data.mean(axis=0)
@@ -257,7 +253,7 @@ def _prepare(
     raw = sampling.to_uniform(within, np.nonzero(masks.inside)[0], series.times_s, axis)
     last = enhancement.last_baseline_frame(raw, noise)
     picked = {name: _pick(series, axis, *p) for name, p in _given_voxels(given, grid).items()}
-    return _Prepared(data.max(axis=0), mean, masks, seen, axis, picked, last, noise), raw
+    return _Prepared(data.max(axis=0), mean, masks, axis, picked, last, noise), raw
 
 
 def _given_voxels(given: Given, grid: Grid) -> dict[str, tuple[npt.NDArray[np.intp], str]]:
@@ -287,21 +283,46 @@ def _pick(
     return _Picked(index, source, sampling.to_uniform(curves, index[:, 0], series.times_s, axis))
 
 
+def _steady(
+    inside: npt.NDArray[np.bool_], moved: Motion | None, grid: Grid, settings: PerfusionSettings
+) -> npt.NDArray[np.bool_]:
+    """Where an AIF may lie (Z, Y, X): off the skull, the further the more the head moved.
+
+    An edge of bone dragged over a voxel, in its slice or from the next, looks like a bolus.
+    """
+    margin = settings.inputs.off_bone_mm
+    shift = 0.0 if moved is None else float(moved.displacement_mm.max())
+    if moved is None or shift <= settings.motion.ignore_mm:
+        return brains.distance_mm(inside, grid) > margin
+    above, below = (np.concatenate(p) for p in ((inside[1:], inside[-1:]),
+                                                (inside[:1], inside[:-1])))  # fmt: skip
+    clear = brains.distance_mm(inside & above & below, grid) > margin + shift
+    return clear & motion.always_seen(moved, grid, settings.motion)
+
+
 def _settled_inputs(
-    prepared: _Prepared, raw: FloatArray, grid: Grid, settings: PerfusionSettings
+    prepared: _Prepared,
+    raw: FloatArray,
+    steady: npt.NDArray[np.bool_],
+    grid: Grid,
+    settings: PerfusionSettings,
 ) -> tuple[_Prepared, Curves]:
     """Input functions, on a baseline that ends before the artery itself fills."""
-    curves = _input_functions(prepared, raw, grid, settings)
+    curves = _input_functions(prepared, raw, steady, grid, settings)
     first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
     if not 0 <= first < prepared.last_baseline:
         return prepared, curves
     # The few arteries filled before the many vessels that the baseline was judged by.
     prepared = replace(prepared, last_baseline=first)
-    return prepared, _input_functions(prepared, raw, grid, settings)
+    return prepared, _input_functions(prepared, raw, steady, grid, settings)
 
 
 def _input_functions(
-    prepared: _Prepared, raw: FloatArray, grid: Grid, settings: PerfusionSettings
+    prepared: _Prepared,
+    raw: FloatArray,
+    steady: npt.NDArray[np.bool_],
+    grid: Grid,
+    settings: PerfusionSettings,
 ) -> Curves:
     """AIF and VOF: the user's where given, else found; the AIF scaled to the VOF.
 
@@ -314,10 +335,7 @@ def _input_functions(
     if "aif" in prepared.given:
         aif, others = _given_curve(prepared, "aif", grid), []
     else:
-        depth = brains.distance_mm(prepared.masks.inside, grid)
-        allowed = depth[tuple(vessels.index.T)] > options.off_bone_mm
-        if prepared.seen is not None:
-            allowed &= prepared.seen[tuple(vessels.index.T)]
+        allowed = steady[tuple(vessels.index.T)]
         aif, *others = inputs.arterial_candidates(vessels, allowed, grid, step, options)
     if "vof" in prepared.given:
         vof: InputCurve | None = _given_curve(prepared, "vof", grid)

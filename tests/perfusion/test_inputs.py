@@ -4,6 +4,7 @@ import pytest
 from strokect.core.errors import CurveError
 from strokect.core.types import Grid
 from strokect.perfusion import inputs
+from strokect.perfusion.curves import shape_of
 from strokect.perfusion.inputs import InputOptions
 
 GRID = Grid((3, 40, 40), np.diag([1.0, 1, 5, 1]))
@@ -126,3 +127,23 @@ def test_given_voxels_are_used_as_they_are():
     assert given.source == "voxel"
     with pytest.raises(CurveError, match="do not enhance"):
         inputs.given_input(np.zeros((50, 1), np.float32), chosen, GRID, "mask")
+
+
+@pytest.mark.parametrize(
+    "pulse",
+    [
+        (0, 0, 0, 0, 160, 180, 150, 250, 310, 360, 70, 60, 50, 15, 10, 180, 180, 260, 290, 70),
+        (0, 0, 0, 0, 0, 0, 0, 500, 540, 590, 110, 40, 30, 30, 20, 30, 10, 20, 10, 0),
+        (0, 0, 250, 260, 20, 10, 40, 120, 280, 330, 320, 260, 190, 130, 100, 90, 80, 70, 60, 50),
+    ],
+    ids=["comes back", "ends within a frame", "came before"],
+)
+def test_an_edge_dragged_over_a_voxel_is_no_bolus(pulse):
+    time = np.arange(20) * 2.0
+    u = np.maximum(time - 8, 0) / 8
+    bolus = 300 * u**3 * np.exp(3 - 3 * u) + 40 * (u > 2)
+    curves = np.stack([np.asarray(pulse, float), bolus], axis=1).astype(np.float32)
+    vessels = inputs.VesselVoxels(
+        np.zeros((2, 3), np.intp), curves, shape_of(curves, 2.0), np.full(2, 4.0, np.float32)
+    )
+    assert inputs._one_passage(vessels, 2.0).tolist() == [False, True]

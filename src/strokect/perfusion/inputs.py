@@ -19,6 +19,9 @@ from strokect.core.result import InputCurve
 from strokect.core.types import BoolArray, FloatArray, Grid
 from strokect.perfusion.curves import Shape, noise_sd, shape_of
 
+#: A second hump of this share of the peak is no recirculation. Fastest fall, share of peak per s.
+SECOND_PASS, FASTEST_FALL = 0.45, 0.28
+
 
 @dataclass(frozen=True)
 class InputOptions:
@@ -98,6 +101,9 @@ def arterial_candidates(
         raise CurveError(
             "no curve looks like an artery", fix="Give an artery with --aif-mask or --aif-voxel"
         )
+    like_bolus = steady & _one_passage(vessels, interval_s)
+    if like_bolus.any():
+        steady = like_bolus
     early = _earliest(shape.half_rise_s, shape.peak_hu, steady)
     narrow = float(np.quantile(shape.width_s[steady & (shape.half_rise_s < early + 3)], 0.1))
     lateness = np.maximum(shape.half_rise_s - early, 0) / options.early_s
@@ -192,6 +198,22 @@ def given_input(
 def _returns(curves: FloatArray) -> BoolArray:
     """Whether a curve falls again, below 80 % of its peak: a step is motion, not a bolus."""
     return curves[-3:].mean(axis=0) < 0.8 * curves.max(axis=0)
+
+
+def _one_passage(vessels: VesselVoxels, interval_s: float) -> BoolArray:
+    """Whether contrast comes once and leaves gradually.
+
+    An edge that a moving head drags over a voxel makes pulses: they end within a frame, and come
+    back. Recirculation brings back a fifth of the peak at most, and dispersion in heart and lungs
+    keeps any bolus from falling faster than FASTEST_FALL.
+    """
+    curves, peak = vessels.curves, vessels.shape.peak_hu
+    noise = 4.0 * float(np.median(vessels.noise_hu))  # its own would excuse a jagged curve
+    since = np.arange(len(curves))[:, None] - np.argmax(curves, axis=0)
+    sides = np.where(since >= 0, curves, peak), np.where(since <= 0, curves, peak)[::-1]
+    again = np.maximum(*((s - np.minimum.accumulate(s, axis=0)).max(axis=0) for s in sides))
+    fall = -np.diff(curves, axis=0).min(axis=0)
+    return (again < SECOND_PASS * peak + noise) & (fall < FASTEST_FALL * interval_s * peak + noise)
 
 
 def _gradual(curves: FloatArray) -> BoolArray:
