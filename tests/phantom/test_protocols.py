@@ -91,7 +91,7 @@ def test_plain_ct_and_angiography():
     assert {p.bottom for p in many(protocols.draw_cta_protocol, arch_share=0.5)} == {"c2", "arch"}
     rng = np.random.default_rng(0)
     assert protocols.draw_ncct_protocol(rng, "small").shape == (28, 128, 128)
-    assert protocols.draw_cta_protocol(rng, "small").shape == (120, 192, 192)
+    assert protocols.draw_cta_protocol(rng, "small").shape == (100, 160, 160)
 
 
 def bolus(contrast_ml=40.0, rate=5.0, kvp=80, output=1.0, delay_s=4.0):

@@ -124,7 +124,7 @@ class _Seen:
 
 
 def _seen(subject: Subject, grid: Grid) -> _Seen:
-    tissue = anatomy.render(subject.head, grid)
+    tissue = anatomy.render(subject.head, grid, fine_mm=max(1.25, grid.spacing_mm[0] / 6))
     blood = blood_on(subject, grid)
     found = truth.truth_on(subject, grid, tissue, blood)
     loss = fill(grid, found.where, found.hypodensity_hu)

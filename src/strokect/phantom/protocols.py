@@ -268,7 +268,7 @@ def draw_cta_protocol(
     60-80 ml at 4-5 ml/s; triggered by bolus tracking, 4 s before to 8 s after the arterial peak
     (figures from memory; coverage from the arch to the vertex as in the ASNR recommendations).
     arch_share : share that starts at the arch; 0 since the virtual head ends at the neck.
-    "small": 192 x 192 x 120 voxels of 1.2 x 1.2 x 1.5 mm.
+    "small": 160 x 160 x 100 voxels of 1.45 x 1.45 x 1.8 mm.
     """
     _check_size(size)
     kvp = int(rng.choice([100, 120], p=[0.6, 0.4]))
@@ -295,7 +295,7 @@ def draw_cta_protocol(
     if size == "full":
         return drawn
     return dataclasses.replace(
-        drawn, slice_mm=1.5, coverage_mm=180.0, pixel_mm=1.2, matrix=192, bottom="c2"
+        drawn, slice_mm=1.8, coverage_mm=180.0, pixel_mm=1.45, matrix=160, bottom="c2"
     )
 
 
