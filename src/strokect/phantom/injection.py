@@ -16,9 +16,12 @@ from scipy import special
 
 from strokect.core.errors import SettingsError
 
-#: Enhancement of blood, HU per mg iodine / ml, in a head: about 20 at 120 kVp, and 1.25, 1.65 and
+#: Enhancement of blood, HU per mg iodine / ml: about 20 at 120 kVp, and 1.25, 1.65 and
 #: 2.0 times as much at 100, 80 and 70 kVp (ratios near those of Bae 2010; from memory).
 HU_PER_MG_ML = {70: 40.0, 80: 33.0, 100: 25.0, 120: 20.0}
+#: Share of it that is left behind a skull, which hardens the beam (assumed: grey matter then
+#: enhances by 8-18 HU, as in scans).
+BEHIND_SKULL = 0.72
 #: Cardiac output, ml/s, at factor 1 (5.4 l/min). Share of the iodine that reaches the heart within
 #: the bolus. Volume, ml, that it has mixed with a minute later (blood and early interstitium).
 CARDIAC_OUTPUT_ML_S, DELIVERED, MIXING_ML = 90.0, 0.85, 10_000.0
@@ -54,7 +57,7 @@ class Injected(Structure):
     def delay_s(self) -> float: ...
 
 
-def bolus_from(protocol: Injected) -> dict[str, float]:
+def bolus_from(protocol: Injected, behind: float = BEHIND_SKULL) -> dict[str, float]:
     """Arterial bolus of an injection: alpha, beta_s, peak_hu, arrival_s, recirculation, tail.
 
     The injection, a box, is convolved with the transit through heart and lungs, a gamma density
@@ -75,7 +78,8 @@ def bolus_from(protocol: Injected) -> dict[str, float]:
     beta = variance / mean
     alpha = mean / beta - 1
     height = np.exp(alpha * np.log(alpha) - alpha - special.gammaln(alpha + 1)) / beta  # 1/s
-    iodine = DELIVERED * injection.contrast_ml * injection.iodine_mg_ml * HU_PER_MG_ML[protocol.kvp]
+    iodine = DELIVERED * injection.contrast_ml * injection.iodine_mg_ml
+    iodine *= behind * HU_PER_MG_ML[protocol.kvp]
     peak = iodine / (CARDIAC_OUTPUT_ML_S * output) * height
     return {
         "alpha": float(alpha),
