@@ -322,6 +322,8 @@ def main() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
+    # Objects of libraries that were cut off in the making complain when they are cleared away.
+    sys.unraisablehook = lambda complaint: None
     raise _Stopped(number)
 
 

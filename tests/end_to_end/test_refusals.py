@@ -258,7 +258,7 @@ def interrupted(out, arguments, number, ready):
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     while process.poll() is None and not ready() and time.monotonic() < limit:
         time.sleep(0.002)
     process.send_signal(number)
@@ -294,8 +294,10 @@ class TestInterrupt:
         arguments = ["phantom", "-o", tmp_path / "p", "--size", "small", "-n", 2, "--workers", 1]
         second = tmp_path / "p/derivatives/truth/sub-0002"
         found, error = interrupted(tmp_path, arguments, signal.SIGINT, second.exists)
-        assert found == 130, error
         assert not list(tmp_path.rglob(".*"))
+        if found == 0:  # it was done just before
+            return
+        assert found == 130, error
         again = strokect(*arguments)
         assert again.code == 0
         first, second = again.out.splitlines()

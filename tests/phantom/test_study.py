@@ -44,6 +44,8 @@ def test_lesion_clot_and_side_agree(study):
         assert ml == 0 and not study.cta.clot.data.any() and not study.ncct.clot.data.any()
         return
     assert ml > 10
+    if case.site == "M1":
+        assert 80 <= ml <= 250
     sign = 1 if case.side == "right" else -1
     for mask in (patient.masks["hypoperfusion"], study.cta.clot, study.ncct.clot):
         z, y, x = np.nonzero(mask.data)
