@@ -1,7 +1,7 @@
 """A scan to a result folder, through the command line."""
 
-import getpass
 import csv
+import getpass
 import json
 
 import nibabel as nib
