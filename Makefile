@@ -9,7 +9,7 @@ DEMO := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dicom,cohort,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[learn,dicom,cohort,dev]'
 	touch $@
 
 demo: $(VENV)/.installed  ## make a virtual patient and analyse it

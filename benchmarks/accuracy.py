@@ -36,10 +36,11 @@ from common import (
 from strokect import catalog
 from strokect.core.result import PerfusionResult
 from strokect.core.types import CTSeries, FloatArray, Mask
+from strokect.perfusion.prepare import Given
 from strokect.phantom.patient import PatientConfig, VirtualPatient, make_patient
 from strokect.phantom.scanner import MotionSpec, move
 from strokect.phantom.truth import VESSEL_SHARE
-from strokect.pipeline import Given, analyse
+from strokect.pipeline import analyse
 from strokect.settings import load_settings
 from tiles import SHAPES, Tiles, make_tiles
 

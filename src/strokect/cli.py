@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help 
     from strokect.cohort import Listener
     from strokect.cohort_tasks import Outcome
     from strokect.core.types import CTSeries
-    from strokect.pipeline import Given
+    from strokect.perfusion.prepare import Given
 
 app = typer.Typer(
     name="strokect",
@@ -341,7 +341,7 @@ def _given(
 ) -> Given:
     from strokect.core.errors import SettingsError
     from strokect.io.nifti import read_mask
-    from strokect.pipeline import Given
+    from strokect.perfusion.prepare import Given
 
     index = []
     for text in voxels or []:

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from strokect import catalog
-from strokect.core.errors import CurveError, GeometryError, ScanError
+from strokect.core.errors import ScanError
 from strokect.core.quantities import QUANTITIES, UNCERTAINTIES
-from strokect.core.result import Curves, InputCurve, Motion, PerfusionResult
+from strokect.core.result import Curves, Motion, PerfusionResult
 from strokect.core.types import (
-    BoolArray,
     CTSeries,
     FloatArray,
     Grid,
@@ -31,22 +29,20 @@ from strokect.core.types import (
     no_progress,
 )
 from strokect.io import nifti, outputs
-from strokect.perfusion import brain as brains
 from strokect.perfusion import curves as enhancement
-from strokect.perfusion import inputs, maps, motion, quality, sampling, tissue
+from strokect.perfusion import maps, motion, quality, sampling, tissue
 from strokect.perfusion.bayes import BayesOptions
+from strokect.perfusion.prepare import (
+    Given,
+    Prepared,
+    denoised,
+    large_vessels,
+    prepare,
+    settled_inputs,
+    steady_voxels,
+)
 from strokect.provenance import provenance
 from strokect.settings import PerfusionSettings
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user gives instead of letting it be found. aif_voxels : indices (z, y, x)."""
-
-    aif: Mask | None = None
-    vof: Mask | None = None
-    brain: Mask | None = None
-    aif_voxels: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass
@@ -66,31 +62,6 @@ class Stages:
         yield lambda done, total: self.listener(name, done, total)
         self.timing_s[name] = round(time.perf_counter() - start, 3)
         self.listener(name, 1, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """What is known of a scan before its curves are fitted. mip_hu, mean_hu : (Z, Y, X).
-
-    given : curves (N, V) of the voxels that the user chose, HU, on the axis, by "aif" and "vof".
-    """
-
-    mip_hu: FloatArray
-    mean_hu: FloatArray
-    masks: brains.BrainMasks
-    axis: sampling.UniformAxis
-    given: dict[str, _Picked]
-    last_baseline: int
-    noise_hu: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Picked:
-    """Voxels (V, 3) that the user chose, from what source, and their curves (N, V), HU."""
-
-    index: npt.NDArray[np.intp]
-    source: str
-    curves: FloatArray
 
 
 def read_scan(
@@ -145,22 +116,24 @@ def analyse(
     """
     stages = stages or Stages()
     estimator = catalog.load("estimators", settings.estimator)
+    denoiser = catalog.load("denoisers", settings.denoise)
     rule = catalog.load("rules", settings.rule)
     quality.check_values(series)
     made_by = provenance(series)
     with stages("motion") as progress:
         series, moved = _motion(series, settings, progress)
     with stages("brain"):
-        prepared, raw = _prepare(series, given)
+        prepared, raw = prepare(series, given)
         # Curves inside the skull are all that is needed now, and a whole scan fills the memory.
         series = replace(series, data_hu=np.broadcast_to(np.float32(0), series.data_hu.shape))
     with stages("input functions"):
-        steady = _steady(prepared.masks.inside, moved, series.grid, settings)
-        prepared, curves = _settled_inputs(prepared, raw, steady, series.grid, settings)
+        inside, off_bone_mm = prepared.masks.inside, settings.inputs.off_bone_mm
+        steady = steady_voxels(inside, moved, series.grid, off_bone_mm, settings.motion)
+        prepared, curves = settled_inputs(prepared, raw, steady, series.grid, settings.inputs)
     with stages("denoising"):
-        vessels = _large_vessels(prepared, raw, curves.aif, settings)
-        raw = raw[:, prepared.masks.brain[prepared.masks.inside]]
-        brain_curves = _denoised(raw, prepared, vessels, series.grid, settings)
+        vessels = large_vessels(prepared, raw, curves.aif, settings.blood)
+        raw = raw[:, prepared.masks.brain[inside]]
+        brain_curves = denoised(raw, prepared, vessels, series.grid, denoiser, settings.denoising)
         del raw
     with stages("deconvolution"):
         step = prepared.axis.interval_s
@@ -239,156 +212,6 @@ def _motion(
     return replace(series, data_hu=data), moved
 
 
-def _prepare(series: CTSeries, given: Given) -> tuple[_Prepared, FloatArray]:
-    """Masks, uniform axis, baseline and noise; and the curves (N, V) inside the skull, HU."""
-    data, grid = series.data_hu, series.grid
-    mean = data.mean(axis=0)
-    if given.brain is None:
-        masks = brains.brain_masks(mean, grid)
-    else:
-        masks = brains.given_brain(mean, given.brain.data, grid)
-    axis = sampling.uniform_axis(series.times_s)
-    within = data[:, masks.inside]
-    noise = float(np.median(enhancement.noise_sd(within[:, masks.brain[masks.inside]])))
-    raw = sampling.to_uniform(within, np.nonzero(masks.inside)[0], series.times_s, axis)
-    last = enhancement.last_baseline_frame(raw, noise)
-    picked = {name: _pick(series, axis, *p) for name, p in _given_voxels(given, grid).items()}
-    return _Prepared(data.max(axis=0), mean, masks, axis, picked, last, noise), raw
-
-
-def _given_voxels(given: Given, grid: Grid) -> dict[str, tuple[npt.NDArray[np.intp], str]]:
-    """Indices (V, 3) of what the user gave as "aif" and "vof", and how."""
-    out = {}
-    if given.aif is not None:
-        out["aif"] = (np.argwhere(given.aif.data), "mask")
-    elif given.aif_voxels:
-        index = np.array(given.aif_voxels, dtype=np.intp)
-        if (index < 0).any() or (index >= np.array(grid.shape)).any():
-            z, y, x = grid.shape
-            raise GeometryError(
-                "a voxel outside the scan",
-                "--aif-voxel",
-                f"Give x,y,z below {x},{y},{z}, counted from 0",
-            )
-        out["aif"] = (index, "voxel")
-    if given.vof is not None:
-        out["vof"] = (np.argwhere(given.vof.data), "mask")
-    return out
-
-
-def _pick(
-    series: CTSeries, axis: sampling.UniformAxis, index: npt.NDArray[np.intp], source: str
-) -> _Picked:
-    curves = series.data_hu[(slice(None), *index.T)]
-    return _Picked(index, source, sampling.to_uniform(curves, index[:, 0], series.times_s, axis))
-
-
-def _steady(
-    inside: npt.NDArray[np.bool_], moved: Motion | None, grid: Grid, settings: PerfusionSettings
-) -> npt.NDArray[np.bool_]:
-    """Where an AIF may lie (Z, Y, X): off the skull, the further the more the head moved.
-
-    An edge of bone dragged over a voxel, in its slice or from the next, looks like a bolus.
-    """
-    margin = settings.inputs.off_bone_mm
-    shift = 0.0 if moved is None else float(moved.displacement_mm.max())
-    if moved is None or shift <= settings.motion.ignore_mm:
-        return brains.distance_mm(inside, grid) > margin
-    above, below = (np.concatenate(p) for p in ((inside[1:], inside[-1:]),
-                                                (inside[:1], inside[:-1])))  # fmt: skip
-    clear = brains.distance_mm(inside & above & below, grid) > margin + shift
-    return clear & motion.always_seen(moved, grid, settings.motion)
-
-
-def _settled_inputs(
-    prepared: _Prepared,
-    raw: FloatArray,
-    steady: npt.NDArray[np.bool_],
-    grid: Grid,
-    settings: PerfusionSettings,
-) -> tuple[_Prepared, Curves]:
-    """Input functions, on a baseline that ends before the artery itself fills."""
-    curves = _input_functions(prepared, raw, steady, grid, settings)
-    first = int(enhancement.frames_before_arrival(curves.aif.raw_hu[:, None])[0]) - 1
-    if not 0 <= first < prepared.last_baseline:
-        return prepared, curves
-    # The few arteries filled before the many vessels that the baseline was judged by.
-    prepared = replace(prepared, last_baseline=first)
-    return prepared, _input_functions(prepared, raw, steady, grid, settings)
-
-
-def _input_functions(
-    prepared: _Prepared,
-    raw: FloatArray,
-    steady: npt.NDArray[np.bool_],
-    grid: Grid,
-    settings: PerfusionSettings,
-) -> Curves:
-    """AIF and VOF: the user's where given, else found; the AIF scaled to the VOF.
-
-    raw : (N, V) inside the skull, HU.
-    """
-    options, step = settings.inputs, prepared.axis.interval_s
-    enhanced = enhancement.subtract_baseline(raw, prepared.last_baseline)
-    index = np.argwhere(prepared.masks.inside)
-    vessels = inputs.vessel_voxels(enhanced, index, step, options)
-    if "aif" in prepared.given:
-        aif, others = _given_curve(prepared, "aif", grid), []
-    else:
-        allowed = steady[tuple(vessels.index.T)]
-        aif, *others = inputs.arterial_candidates(vessels, allowed, grid, step, options)
-    if "vof" in prepared.given:
-        vof: InputCurve | None = _given_curve(prepared, "vof", grid)
-    else:
-        vof = inputs.venous_input(vessels, aif, grid, step, options)
-    if vof is not None and options.scale_to_vof:
-        aif = inputs.scale_to_vein(aif, vof, step, options)
-    nothing = np.zeros_like(prepared.axis.time_s)
-    return Curves(prepared.axis.time_s, aif, vof, nothing, tuple(others))
-
-
-def _given_curve(prepared: _Prepared, name: str, grid: Grid) -> InputCurve:
-    picked = prepared.given[name]
-    curves = enhancement.subtract_baseline(picked.curves, prepared.last_baseline)
-    peak = float(curves.mean(axis=1).max())
-    if not peak > 4 * prepared.noise_hu / np.sqrt(len(picked.index)):
-        raise CurveError(
-            f"the vessel given as {picked.source} rises by {peak:.0f} HU only, no more than noise",
-            fix="Choose voxels inside a vessel",
-        )
-    return inputs.given_input(curves, picked.index, grid, picked.source)
-
-
-def _large_vessels(
-    prepared: _Prepared, raw: FloatArray, aif: InputCurve, settings: PerfusionSettings
-) -> BoolArray:
-    """Voxels (Z, Y, X) whose undenoised curve holds more blood than tissue can."""
-    area = float(aif.curve_hu.sum(dtype=float)) / settings.blood.volume_to_cbv
-    cbv = enhancement.subtract_baseline(raw, prepared.last_baseline).sum(axis=0) / area
-    noise = prepared.noise_hu * np.sqrt(len(raw)) / area
-    out = np.zeros(prepared.masks.inside.shape, bool)
-    out[prepared.masks.inside] = cbv > tissue.VESSEL_CBV + 2.0 * noise
-    return out
-
-
-def _denoised(
-    curves: FloatArray, prepared: _Prepared, vessels: BoolArray, grid: Grid,
-    settings: PerfusionSettings,
-) -> FloatArray:  # fmt: skip
-    """Enhancement of the brain, tissue and CSF denoised apart, large vessels left alone.
-
-    curves : (N, V) of the brain, HU; overwritten.
-    """
-    denoiser = catalog.load("denoisers", settings.denoise)
-    brain, csf = prepared.masks.brain, prepared.masks.csf
-    for part in (brain & ~csf & ~vessels, brain & csf & ~vessels):
-        if part.any():
-            chosen = part[brain]
-            curves[:, chosen] = denoiser(curves[:, chosen], part, grid, settings.denoising)
-    curves -= enhancement.baseline(curves, prepared.last_baseline)
-    return curves
-
-
 def _estimator_options(
     curves: FloatArray, series: CTSeries, settings: PerfusionSettings, axis: sampling.UniformAxis
 ) -> Any:
@@ -402,7 +225,7 @@ def _estimator_options(
 
 
 def _masks(
-    lesion: tissue.Tissue, prepared: _Prepared, curves: Curves, grid: Grid
+    lesion: tissue.Tissue, prepared: Prepared, curves: Curves, grid: Grid
 ) -> dict[str, Mask]:
     out = {
         "brain": prepared.masks.brain,
@@ -419,7 +242,7 @@ def _masks(
 
 def _flags(
     series: CTSeries,
-    prepared: _Prepared,
+    prepared: Prepared,
     curves: Curves,
     moved: Motion | None,
     lesion: tissue.Tissue,

@@ -20,7 +20,8 @@ from strokect.evaluate.overlap import dice, hd95_mm
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
 from strokect.io.outputs import check_output_folder, result_folder, write_json
-from strokect.pipeline import Given, Stages
+from strokect.perfusion.prepare import Given
+from strokect.pipeline import Stages
 from strokect.report.html import write_report
 from strokect.settings import PerfusionSettings
 

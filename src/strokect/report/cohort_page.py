@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import strokect
 from strokect.io.outputs import atomic_file
 from strokect.report import figures
-from strokect.report.text import clean, number
+from strokect.report.pages import constants, environment
+from strokect.report.text import number
 
 REGION_NAMES = {
     "core": "Core",
@@ -22,29 +21,6 @@ REGION_NAMES = {
     "tmax6": "Tmax > 6 s",
 }
 _PLOTTED = ("core", "hypoperfusion")
-
-
-def environment() -> Environment:
-    """Templates of the pages; values are escaped, a missing one is an error."""
-    made = Environment(
-        loader=PackageLoader("strokect.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["clean"] = clean
-    return made
-
-
-def constants() -> dict[str, str]:
-    """What every page shows."""
-    return {
-        "version": strokect.__version__,
-        "research_use_only": strokect.RESEARCH_USE_ONLY,
-        "core_rgb": f"rgb{figures.CORE_RGB}",
-        "penumbra_rgb": f"rgb{figures.PENUMBRA_RGB}",
-    }
 
 
 def write_index(

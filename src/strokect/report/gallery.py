@@ -23,7 +23,7 @@ from strokect.io import nifti
 from strokect.io.layouts import OwnLayout, find_studies
 from strokect.io.outputs import atomic_file
 from strokect.report import figures
-from strokect.report.cohort_page import constants, environment
+from strokect.report.pages import constants, environment
 from strokect.report.text import number
 
 _WIDE_MM, _HIGH_MM = 176, 212  # of an axial picture; a head fits

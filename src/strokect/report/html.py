@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import strokect
 from strokect.core.errors import OutputError
 from strokect.core.quantities import QUANTITIES
 from strokect.core.result import InputCurve, PerfusionResult
 from strokect.core.types import BoolArray
 from strokect.report import figures
 from strokect.report.figures import View
+from strokect.report.pages import constants, environment
 from strokect.report.text import (
     MISSING,
-    clean,
     condition,
     mapping,
     number,
@@ -71,24 +69,10 @@ def write_report(result: PerfusionResult, path: Path) -> None:
 
 def render(result: PerfusionResult) -> str:
     """The report as one HTML text."""
-    environment = Environment(
-        loader=PackageLoader("strokect.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["clean"] = clean
     brain = result.masks.get("brain")
     view = figures.view_of(result.grid, None if brain is None else brain.data)
     context = _numbers(result) | _pictures(result, view) | _curves(result, view)
-    page = environment.get_template("report.html").render(
-        context,
-        version=strokect.__version__,
-        research_use_only=strokect.RESEARCH_USE_ONLY,
-        core_rgb=f"rgb{figures.CORE_RGB}",
-        penumbra_rgb=f"rgb{figures.PENUMBRA_RGB}",
-    )
+    page = environment().get_template("report.html").render(constants(), **context)
     return page.lstrip() + "\n"
 
 
