@@ -32,6 +32,7 @@ from common import (
     note,
     run,
     solver,
+    stroke_of,
 )
 from strokect import catalog
 from strokect.core.result import PerfusionResult
@@ -66,17 +67,6 @@ class Finding:
     seed: int
     found: dict[str, Any]
     bins: dict[str, FloatArray]
-
-
-def stroke_of(config: PatientConfig) -> PatientConfig:
-    """A stroke as treated in trials: core 15-60 ml, hypoperfusion 100-210 ml, drawn per seed.
-
-    Strokes of every size and site are in the section "sites".
-    """
-    if config.occlusion == "none" or config.core_ml is not None:
-        return config
-    core, hypoperfusion = np.random.default_rng([config.seed, 7]).uniform([15, 100], [60, 210])
-    return replace(config, core_ml=float(core), hypoperfusion_ml=float(hypoperfusion))
 
 
 @lru_cache(maxsize=8)  # the same patients serve several figures

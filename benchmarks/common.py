@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from strokect import catalog
 from strokect.core.result import PerfusionResult
 from strokect.evaluate.overlap import dice
 from strokect.perfusion.deconvolution import ResidueFit
-from strokect.phantom.patient import VirtualPatient
+from strokect.phantom.patient import PatientConfig, VirtualPatient
 from strokect.settings import PerfusionSettings
 
 #: Estimators that cannot follow a delay; measured for information only.
@@ -106,6 +106,17 @@ def solver(name: str, settings: PerfusionSettings) -> Callable[..., ResidueFit]:
     estimator = catalog.load("estimators", name)
     options = type(getattr(settings, catalog.ESTIMATORS[name].options))()
     return lambda curves, aif, interval_s: estimator(curves, aif, interval_s, options)
+
+
+def stroke_of(config: PatientConfig) -> PatientConfig:
+    """A stroke as treated in trials: core 15-60 ml, hypoperfusion 100-210 ml, drawn per seed.
+
+    Strokes of every size and site are in the section "sites" of accuracy.py.
+    """
+    if config.occlusion == "none" or config.core_ml is not None:
+        return config
+    core, hypoperfusion = np.random.default_rng([config.seed, 7]).uniform([15, 100], [60, 210])
+    return replace(config, core_ml=float(core), hypoperfusion_ml=float(hypoperfusion))
 
 
 def aif_area_ratio(patient: VirtualPatient, result: PerfusionResult) -> float:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common import Report, figures, note
+from common import Report, figures, note, stroke_of
 from strokect import catalog
 from strokect.phantom.patient import PatientConfig, make_patient
 from strokect.pipeline import analyse
@@ -45,10 +45,7 @@ def main() -> None:
         note(condition)
         found: dict[str, list[tuple[float, ...]]] = {}
         for seed in range(701, 701 + options.patients):
-            core, extent = np.random.default_rng([seed, 7]).uniform([15, 100], [60, 210])
-            patient = make_patient(
-                replace(config, seed=seed, core_ml=float(core), hypoperfusion_ml=float(extent))
-            )
+            patient = make_patient(stroke_of(replace(config, seed=seed)))
             for name in catalog.DENOISERS:
                 settings = load_settings(None, denoise=name, estimator=options.estimator,
                                          motion_correction=False)  # fmt: skip

@@ -1,12 +1,14 @@
 """Finding studies, planning what is left, tables, and workers that die."""
 
 import json
+import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from strokect.io import nifti
 from strokect.io.layouts import OwnLayout, Study, find_studies
 from strokect.io.outputs import write_json
 from strokect.settings import PerfusionSettings, load_settings
-from strokect.study import score_study, stamp
+from strokect.io.stamp import stamp
+from strokect.study import score_study
 
 
 def touch(*paths: Path) -> None:
@@ -267,6 +270,21 @@ class TestWorkers:
         assert workers.worker_count(100, 2e9, 9e9, 3) == 3
         assert workers.worker_count(2, 2e9, 9e9, 8) == 2
         assert workers.worker_count(5, 2e9, 1e9, None) == 1
+
+    def test_a_worker_runs_its_task_in_silence(self, tmp_path, caplog):
+        def loud(task):
+            logging.getLogger("nibabel").critical("DOE^JOHN")
+            warnings.warn("DOE^JOHN", stacklevel=1)
+            return Outcome(task.study.name)
+
+        task = Task(Study("s", "s", tmp_path), tmp_path, PerfusionSettings(), "", "", False, True)
+        before = logging.root.manager.disable
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                assert workers._quietly(loud, task) == Outcome("s")
+        finally:
+            logging.disable(before)
+        assert not said and not caplog.records
 
     @pytest.mark.slow
     def test_a_killed_worker_costs_one_study(self, tmp_path):

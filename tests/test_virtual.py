@@ -34,11 +34,19 @@ def hashes(root):
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
-    """Three patients, one per group."""
+def growth(tmp_path_factory):
+    """Two patients that became three, one per group: folder, hashes of the two, what grew."""
     root = tmp_path_factory.mktemp("cohort")
-    make(root, n=3, groups="LVO:1,non-LVO:1,WIS:1", seed=5)
-    return root
+    make(root, n=2, groups="LVO:1,non-LVO:1,WIS:1", seed=5)
+    before = hashes(root)
+    grown, _ = make(root, n=3, groups="LVO:1,non-LVO:1,WIS:1", seed=5)
+    return root, before, grown
+
+
+@pytest.fixture(scope="module")
+def cohort(growth):
+    """Three patients, one per group."""
+    return growth[0]
 
 
 def test_what_is_read_back_is_what_was_made(cohort):
@@ -81,11 +89,26 @@ def test_participants_tell_group_truth_and_split(cohort):
         assert 0 <= int(row["nihss"]) <= 42
 
 
-def test_patients_of_two_cohorts_differ_and_a_cohort_can_grow():
+def test_patients_of_two_cohorts_differ():
     one = [draw_study(1, k, DEFAULT_GROUPS, "small") for k in range(1, 7)]
     two = [draw_study(2, k, DEFAULT_GROUPS, "small") for k in range(1, 7)]
     seeds = [c.patient.seed for c in (*one, *two)]
     assert len(set(seeds)) == 12
+    assert len({(c.case.age, c.patient.noise_hu) for c in (*one, *two)}) == 12
+
+
+def test_a_cohort_can_grow(growth):
+    root, before, grown = growth
+    assert [(p.parent.name, new) for p, new in grown] == [
+        ("sub-0001", False), ("sub-0002", False), ("sub-0003", True)
+    ]  # fmt: skip
+    after = hashes(root)
+    assert before.keys() <= after.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"participants.tsv"}
+    with (root / "participants.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [r["participant_id"] for r in rows] == ["sub-0001", "sub-0002", "sub-0003"]
 
 
 def test_without_ischaemic_stroke_there_is_no_lesion_and_no_clot(cohort):

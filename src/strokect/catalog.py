@@ -87,14 +87,58 @@ RULES = {
     ),
 }
 LAYOUTS = {
-    "own": Entry("io.layouts:OwnLayout", "BIDS-like, names as in ISLES'24"),
+    "own": Entry(
+        "io.datasets:OwnDataset", "BIDS-like, names as in ISLES'24; brain, penumbra and core"
+    ),
+    "isles18": Entry(
+        "io.datasets:Isles18Dataset", "ISLES'18 as published; acute core", "Hakim 2021"
+    ),
+    "isles24": Entry(
+        "io.datasets:Isles24Dataset", "ISLES'24 as published; final infarct", "Riedel 2024"
+    ),
+    "slices": Entry(
+        "io.datasets:SliceDataset", "TIFF or PNG folders per slice; grey-level ground truth"
+    ),
+}
+NETWORKS = {
+    "mjnet_2dt": Entry("nets.mjnet:MJNet2dT", "2D+time mJ-Net, slice by slice", "Tomasetti 2020"),
+    "mjnet_3dt": Entry(
+        "nets.mjnet:MJNet3dT",
+        "3D+time mJ-Net, neighbouring slices through one encoder",
+        "Tomasetti 2024",
+    ),
+    "mjnet_4d": Entry("nets.mjnet4d:MJNet4d", "4D mJ-Net, 4D convolutions", "Tomasetti 2024"),
+    "tcn": Entry("nets.tcn:TemporalConvNet", "temporal convolutional network", "Bai 2018"),
+    "unet": Entry("nets.baselines:UNet", "U-Net of MONAI, times as channels", "Kerfoot 2018"),
+    "attention_unet": Entry(
+        "nets.baselines:AttentionUNet", "attention U-Net of MONAI, times as channels", "Oktay 2018"
+    ),
+    "vnet": Entry("nets.baselines:VNet", "V-Net of MONAI, times as channels", "Milletari 2016"),
+    "segresnet": Entry(
+        "nets.baselines:SegResNet", "SegResNet of MONAI, times as channels", "Myronenko 2018"
+    ),
+}
+LOSSES = {
+    "dice": Entry("learn.losses:dice", "soft Dice", "Sudre 2017"),
+    "squared_dice": Entry("learn.losses:squared_dice", "Dice, squared sums", "Milletari 2016"),
+    "tversky": Entry("learn.losses:tversky", "Tversky index", "Salehi 2017"),
+    "focal_tversky": Entry("learn.losses:focal_tversky", "focal Tversky", "Abraham 2019"),
+    "cross_entropy": Entry("learn.losses:cross_entropy", "weighted cross-entropy"),
+    "focal": Entry("learn.losses:focal", "focal loss", "Lin 2017"),
+    "tanimoto": Entry("learn.losses:tanimoto", "Tanimoto with its dual", "Diakogiannis 2020"),
+    "ce_dice": Entry("learn.losses:ce_dice", "cross-entropy plus Dice", "Isensee 2021"),
+    "ce_focal_tversky": Entry("learn.losses:ce_focal_tversky", "cross-entropy plus focal Tversky"),
 }
 TABLES: dict[str, dict[str, Entry]] = {
     "estimators": ESTIMATORS,
     "denoisers": DENOISERS,
     "rules": RULES,
     "layouts": LAYOUTS,
+    "networks": NETWORKS,
+    "losses": LOSSES,
 }
+
+_SINGULAR = {"losses": "loss"}
 
 
 def load(table: str, name: str) -> Any:
@@ -104,7 +148,7 @@ def load(table: str, name: str) -> Any:
         near = difflib.get_close_matches(name, entries, 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise SettingsError(
-            f"no {table.removesuffix('s')} is called {name!r}",
+            f"no {_SINGULAR.get(table, table.removesuffix('s'))} is called {name!r}",
             fix=f"{hint}Choose from {', '.join(entries)}",
         )
     module, attribute = entries[name].target.split(":")

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strokect import RESEARCH_USE_ONLY, __version__
+from strokect import RESEARCH_USE_ONLY, __version__, cli_learn
+from strokect.cli_progress import progress
 
 if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from strokect.cohort import Listener
     from strokect.cohort_tasks import Outcome
@@ -30,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_learn.app)
 
 OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -100,7 +103,7 @@ def perfusion(
         return _given(series, aif_mask, aif_voxel, vof_mask, brain_mask)
 
     options = StudyOptions(interval, times, given, dicom_out=dicom_out, overwrite=overwrite)
-    with _progress() as listener:
+    with progress() as listener:
         summary, problem = run_study(source, out, chosen, options, listener)
     typer.echo(to_json(summary) if as_json else _in_words(summary, out))
     if problem is not None:
@@ -134,7 +137,7 @@ def phantom(
     from strokect.virtual import VirtualOptions, make_patients
 
     options = VirtualOptions(n, seed, size, groups, noise, dicom, workers, overwrite)  # type: ignore[arg-type]
-    with _progress() as listener:
+    with progress() as listener:
         for folder, new in make_patients(out, options, listener):
             typer.echo(f"{folder}" if new else f"{folder} (was there already)")
 
@@ -356,27 +359,6 @@ def _given(
         None if path is None else read_mask(path, series.grid) for path in (aif, vof, brain)
     )
     return Given(aif_m, vof_m, brain_m, tuple(index))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress per stage on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def listen(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield listen
 
 
 def _in_words(summary: dict[str, Any], out: Path) -> str:

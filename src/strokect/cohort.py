@@ -24,8 +24,8 @@ from strokect.core.errors import OutputError, OutputExistsError, SettingsError
 from strokect.io.layouts import COHORT_FOLDER, Study, find_studies
 from strokect.io.nifti import read_json
 from strokect.io.outputs import DONE_FILE, check_writable, write_json
+from strokect.io.stamp import stamp
 from strokect.settings import PerfusionSettings
-from strokect.study import stamp
 
 SCHEMA = "strokect.cohort/1"
 

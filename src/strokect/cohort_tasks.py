@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import traceback
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +56,6 @@ class Outcome:
 
 def work(task: Task) -> Outcome:
     """Analyse and score one study, on a worker. Every error becomes a failure."""
-    if "pytest" not in sys.modules:
-        logging.disable()
-        warnings.simplefilter("ignore")
     name = task.study.name
     try:
         if task.analyse:

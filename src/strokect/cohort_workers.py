@@ -7,8 +7,10 @@ certificates made for this run, without dashboards.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -69,7 +71,7 @@ def _feed(
     slots = max(1, sum(client.nthreads().values()))
 
     def submit(task: Task) -> Any:
-        future = client.submit(work, task, pure=False)
+        future = client.submit(_quietly, work, task, pure=False)
         names[future.key] = task.study.name
         return future
 
@@ -88,6 +90,13 @@ def _feed(
         future.release()
         for task in islice(waiting, 1):
             running.add(submit(task))
+
+
+def _quietly(work: Callable[[Task], Outcome], task: Task) -> Outcome:
+    """The outcome of a task on a worker, whose process says nothing from now on."""
+    logging.disable()
+    warnings.simplefilter("ignore")
+    return work(task)
 
 
 def _lost(name: str, error: BaseException) -> Failure:

@@ -169,7 +169,7 @@ def analyse(
     summary = {
         **_summary(result, series, settings, lesion, smoothed, rule),
         "settings": settings.model_dump(mode="json"),
-        **_cost(stages),
+        **cost(stages),
         "provenance": made_by,
     }
     return replace(result, summary=summary)
@@ -177,8 +177,8 @@ def analyse(
 
 def flagged(result: PerfusionResult, found: QualityFlag) -> PerfusionResult:
     """The result with one more quality finding, in its summary too."""
-    flags = _by_rank([*result.flags, found])
-    return replace(result, flags=flags, summary={**result.summary, "quality": _listed(flags)})
+    flags = by_rank([*result.flags, found])
+    return replace(result, flags=flags, summary={**result.summary, "quality": listed(flags)})
 
 
 def write_result(result: PerfusionResult, folder: Path, progress: Progress = no_progress) -> None:
@@ -197,7 +197,7 @@ def write_result(result: PerfusionResult, folder: Path, progress: Progress = no_
 
 def finish(result: PerfusionResult, stages: Stages, folder: Path) -> dict[str, Any]:
     """Write ``summary.json`` with the final timing; its presence marks a finished result."""
-    summary = {**result.summary, **_cost(stages)}
+    summary = {**result.summary, **cost(stages)}
     outputs.write_json(folder / outputs.DONE_FILE, summary)
     return summary
 
@@ -257,15 +257,17 @@ def _flags(
         *quality.curve_flags(curves),
         *quality.reference_flags(lesion.reference_ml, tissue_ml),
     ]
-    return _by_rank(found)
+    return by_rank(found)
 
 
-def _by_rank(flags: list[QualityFlag]) -> tuple[QualityFlag, ...]:
+def by_rank(flags: list[QualityFlag]) -> tuple[QualityFlag, ...]:
+    """The most severe first."""
     rank = {"critical": 0, "warning": 1, "info": 2}
     return tuple(sorted(flags, key=lambda f: rank[f.level]))
 
 
-def _listed(flags: tuple[QualityFlag, ...]) -> list[dict[str, str]]:
+def listed(flags: tuple[QualityFlag, ...]) -> list[dict[str, str]]:
+    """Quality findings as ``summary.json`` holds them."""
     return [{"code": f.code, "level": f.level, "message": f.message} for f in flags]
 
 
@@ -291,7 +293,7 @@ def _summary(
         **tissue.indices(volumes, lesion, smoothed["tmax"], smoothed["cbv"]),
         "side": tissue.side_of(lesion.hypoperfusion, result.masks["brain"].data, grid),
         "criteria": tissue.trial_criteria(volumes["core"], volumes["hypoperfusion"]),
-        "quality": _listed(result.flags),
+        "quality": listed(result.flags),
         "method": {
             "estimator": settings.estimator,
             "denoise": settings.denoise,
@@ -320,7 +322,8 @@ def _describe_motion(moved: Motion) -> dict[str, Any]:
     }
 
 
-def _cost(stages: Stages) -> dict[str, Any]:
+def cost(stages: Stages) -> dict[str, Any]:
+    """Seconds by stage and the peak memory of this process, for ``summary.json``."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, KiB elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     timing = {**stages.timing_s, "total": round(sum(stages.timing_s.values()), 3)}

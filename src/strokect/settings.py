@@ -85,18 +85,7 @@ def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
 
     Raises SettingsError that names the file, the key and what is wrong with it.
     """
-    try:
-        content = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read the settings ({error.strerror})", path, "Check the path"
-        ) from error
-    except ValueError as error:
-        raise SettingsError(
-            f"the settings are not JSON ({error})", path, 'Write e.g. {"estimator": "bsvd"}'
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingsError("no JSON object", path, 'Write e.g. {"estimator": "bsvd"}')
+    content = {} if path is None else read_object(path, '{"estimator": "bsvd"}')
     given = {k: v for k, v in overrides.items() if v is not None}
     # A file that gives part of a block keeps our defaults for the rest of it.
     for key, ours in PerfusionSettings().model_dump(mode="json").items():
@@ -105,7 +94,7 @@ def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
     try:
         settings = PerfusionSettings.model_validate_json(json.dumps(content | given))
     except ValidationError as error:
-        raise _in_one_line(error, path) from error
+        raise in_one_line(error, PerfusionSettings().model_dump(mode="json"), path) from error
     for key, table in _NAMES.items():
         try:
             catalog.load(table, getattr(settings, key))
@@ -126,13 +115,34 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _in_one_line(error: ValidationError, path: Path | None) -> SettingsError:
-    """The first complaint of pydantic, with the key and, for an unknown one, the nearest."""
+def read_object(path: Path, example: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises SettingsError that shows ``example``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read the settings ({error.strerror})", path, "Check the path"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"the settings are not JSON ({error})", path, f"Write e.g. {example}"
+        ) from error
+    if not isinstance(content, dict):
+        raise SettingsError("no JSON object", path, f"Write e.g. {example}")
+    return content
+
+
+def in_one_line(
+    error: ValidationError, known: Mapping[str, Any], path: Path | None
+) -> SettingsError:
+    """The first complaint of pydantic, with the key and, for an unknown one, the nearest.
+
+    known : the settings as a whole, with every key there is.
+    """
     first = error.errors()[0]
     *parents, last = [str(part) for part in first["loc"]] or [""]
     key = ".".join([*parents, last])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = PerfusionSettings().model_dump(mode="json")
         for parent in parents:
             known = known[parent]
         near = difflib.get_close_matches(last, known, 1)

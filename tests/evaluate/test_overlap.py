@@ -3,7 +3,14 @@ import pytest
 
 from strokect.core.errors import GeometryError
 from strokect.core.types import Grid
-from strokect.evaluate.overlap import dice, hd95_mm
+from strokect.evaluate.overlap import (
+    assd_mm,
+    dice,
+    hd95_mm,
+    precision,
+    recall,
+    surface_distances,
+)
 
 
 def boxes(low, high, n=12):
@@ -60,3 +67,71 @@ def test_hausdorff_distance_to_nothing_is_undefined():
     assert np.isnan(hd95_mm(boxes(0, 0), boxes(0, 6), GRID))
     with pytest.raises(GeometryError, match="cannot be compared"):
         hd95_mm(boxes(0, 6), boxes(0, 6)[:1], GRID)
+
+
+def test_precision_and_recall():
+    found, true = boxes(0, 6), boxes(3, 5)
+    assert precision(found, true) == pytest.approx(2 / 6)
+    assert recall(found, true) == 1.0
+    assert recall(true, found) == precision(found, true)
+
+
+def test_precision_of_nothing_found_and_recall_of_nothing_there_are_undefined():
+    nothing, some = boxes(0, 0), boxes(0, 2)
+    assert np.isnan(precision(nothing, some))
+    assert recall(nothing, some) == 0.0
+    assert precision(some, nothing) == 0.0
+    assert np.isnan(recall(some, nothing))
+
+
+ANISOTROPIC = Grid((6, 12, 12), np.diag([2.0, 1.0, 5.0, 1.0]))
+
+
+def slab(z, y=slice(None), x=slice(None)):
+    """One slice thick at most, so that every voxel of it is surface."""
+    mask = np.zeros(ANISOTROPIC.shape, bool)
+    mask[z, y, x] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("shifted", "expected_mm"),
+    [(slab(4, 5, slice(2, 8)), 15.0), (slab(1, 8, slice(2, 8)), 3.0), (slab(2, 5, slice(2, 8)), 5)],
+)
+def test_surface_distance_of_parallel_lines_is_their_distance_in_mm(shifted, expected_mm):
+    line = slab(1, 5, slice(2, 8))
+    assert assd_mm(line, shifted, ANISOTROPIC) == pytest.approx(expected_mm)
+    assert assd_mm(shifted, line, ANISOTROPIC) == pytest.approx(expected_mm)
+    assert hd95_mm(line, shifted, ANISOTROPIC) == pytest.approx(expected_mm)
+
+
+def test_surface_distance_averages_over_both_surfaces():
+    # A line of 3 voxels along x (2 mm) and one of 1: 0, 2 and 4 mm there, 0 mm back.
+    long, short = slab(1, 5, slice(2, 5)), slab(1, 5, slice(2, 3))
+    assert assd_mm(long, short, ANISOTROPIC) == pytest.approx((0 + 2 + 4 + 0) / 4)
+    assert surface_distances(long, short, ANISOTROPIC).there.tolist() == [0.0, 2.0, 4.0]
+
+
+def test_surface_distance_holds_on_a_sheared_grid():
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    affine[1, 2] = 3.0  # a tilted gantry: each slice lies 3 mm further forward
+    grid = Grid((2, 12, 12), affine)
+    low, high = np.zeros((2, *grid.shape), bool)
+    low[0, 2, 2], high[1, 2, 2] = True, True
+    assert assd_mm(low, high, grid) == pytest.approx(5.0)
+
+
+def test_inner_voxels_are_no_surface():
+    grid = Grid((7, 7, 7), np.eye(4))
+    solid = np.zeros(grid.shape, bool)
+    solid[1:6, 1:6, 1:6] = True
+    hollow = solid.copy()
+    hollow[3, 3, 3] = False
+    assert surface_distances(solid, solid, grid).there.size == 5**3 - 3**3
+    assert assd_mm(solid, hollow, grid) > 0  # the hole has a surface
+
+
+def test_surface_distance_to_nothing_is_undefined():
+    nothing, some = np.zeros(ANISOTROPIC.shape, bool), slab(1)
+    for a, b in ((nothing, some), (some, nothing), (nothing, nothing)):
+        assert np.isnan(assd_mm(a, b, ANISOTROPIC))

@@ -1,4 +1,4 @@
-"""Head map, shells, vessels and territories, by properties that hold for every head."""
+"""Head map, shells and tissues, by properties that hold for every head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from strokect.core.errors import SettingsError
 from strokect.core.types import Grid
-from strokect.phantom import anatomy, occlusion, vessels
+from strokect.phantom import anatomy
 from strokect.phantom.haemodynamics import convolve_density, gamma_density
 from strokect.phantom.pathology import Pathology
 
@@ -155,27 +155,6 @@ def test_the_vault_is_closed_and_has_two_tables(head):
         assert line[-1] < -950
         within = line[: bone[0] - 4]
         assert within.max() < 50 and within.min() > 4
-
-
-@pytest.mark.parametrize(
-    ("mni", "inside"),
-    [
-        ((40, 0, 0), True),  # insula
-        ((25, 0, 2), True),  # lentiform nucleus
-        ((55, -5, 20), True),  # operculum
-        ((50, -50, 25), True),  # angular region
-        ((5, 40, 20), False),  # medial frontal: ACA
-        ((5, -20, 55), False),  # paracentral: ACA
-        ((10, -80, 5), False),  # calcarine: PCA
-        ((10, -20, 8), False),  # thalamus: PCA
-        ((-40, 0, 0), False),  # other side
-    ],
-)
-def test_territories_of_known_places(head, mni, inside):
-    point = head.map.from_mni(np.array(mni, float)[:, None])
-    tubes = vessels.tubes(head.map)
-    mca = frozenset((t.name, t.side) for t in tubes if t.territory == "mca" and t.side == "right")
-    assert (occlusion.margin(tubes, mca, point, head.map)[0] > 0) == inside
 
 
 def test_transit_densities_conserve_contrast():

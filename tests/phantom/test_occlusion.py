@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from strokect.core.errors import SettingsError
-from strokect.phantom import occlusion, vessels
+from strokect.phantom import anatomy, occlusion, vessels
 from strokect.phantom.template import load_template
 from strokect.phantom.vessels import Variants
 
@@ -170,6 +170,15 @@ def test_no_territory_crosses_the_midline():
     assert (depth > 3).all()  # no seam between two lost territories
 
 
+@pytest.fixture(scope="module", params=["template", "drawn head"])
+def territory(request):
+    """A map of the head and its vessels: the template's own, and one drawn."""
+    if request.param == "template":
+        return MNI, average()
+    drawn = anatomy.make_head(np.random.default_rng(4)).map
+    return drawn, vessels.tubes(drawn)
+
+
 @pytest.mark.parametrize(
     ("mni", "inside"),
     [
@@ -185,12 +194,11 @@ def test_no_territory_crosses_the_midline():
         ((-40, 0, 0), False),  # other side
     ],
 )
-def test_the_mca_territory_of_known_places(mni, inside):
-    mca = frozenset(
-        (t.name, t.side) for t in average() if t.territory == "mca" if t.side == "right"
-    )
-    point = np.array(mni, float)[:, None]
-    found = occlusion.margin(average(), mca, point, MNI)
+def test_the_mca_territory_of_known_places(territory, mni, inside):
+    head, tubes = territory
+    mca = frozenset((t.name, t.side) for t in tubes if t.territory == "mca" and t.side == "right")
+    point = head.from_mni(np.array(mni, float)[:, None])
+    found = occlusion.margin(tubes, mca, point, head)
     assert found.dtype == np.float64 and (found[0] > 0) == inside
 
 

@@ -11,9 +11,12 @@ import pytest
 from strokect.core.errors import SettingsError
 from strokect.core.geometry import LPS_TO_RAS
 from strokect.core.types import Grid
+from strokect.perfusion import inputs
 from strokect.phantom import haemodynamics, protocols
+from strokect.phantom.clinical import DEFAULT_GROUPS
 from strokect.phantom.injection import Injection, bolus_from
 from strokect.phantom.protocols import CtaProtocol
+from strokect.phantom.study import draw_study
 
 
 def centred(shape, spacing_mm):
@@ -21,6 +24,14 @@ def centred(shape, spacing_mm):
     affine = np.diag([-dx, -dy, dz, 1.0])
     affine[:3, 3] = [(shape[2] - 1) / 2 * dx, (shape[1] - 1) / 2 * dy, -(shape[0] - 1) / 2 * dz]
     return Grid(shape, affine)
+
+
+def times_of(protocol):
+    """Acquisition times (T, Z) and their offsets (Z,) within a frame, s."""
+    offsets = protocols.slice_offsets(
+        protocol.interval_s, protocol.shape[0], protocol.slice_times
+    )  # fmt: skip
+    return protocol.frames_s[:, None] + offsets, offsets
 
 
 def many(draw, count=400, **options):
@@ -42,7 +53,7 @@ def test_perfusion_protocols_are_those_of_practice():
         assert 210 < p.matrix * p.pixel_mm < 245
         assert 3 <= p.shape[0] <= 40
         assert p.shape[0] * p.slice_mm == pytest.approx(p.coverage_mm, abs=p.slice_mm / 2)
-        times, steps = p.times, np.diff(p.frames_s)
+        (times, offsets), steps = times_of(p), np.diff(p.frames_s)
         assert times.shape == (len(p.frames_s), p.shape[0])
         assert (np.diff(times, axis=0) > 0).all()
         assert 25 - 3 < times[-1, 0] <= 90
@@ -56,7 +67,7 @@ def test_perfusion_protocols_are_those_of_practice():
         else:
             assert np.ptp(steps) < 1e-9
             assert 42 < times[-1, 0] <= 65
-        apart = np.unique(p.offsets_s)
+        apart = np.unique(offsets)
         assert len(apart) == (2 if p.mode == "shuttle" else 1)
         assert apart[-1] <= p.interval_s / 2
     assert 2 <= sum(p.truncated for p in drawn) <= 35
@@ -70,7 +81,7 @@ def test_the_same_seed_draws_the_same_and_sizes_share_their_draws():
     for p in small:
         assert p.shape == (8, 96, 96)
         assert p.spacing_mm == (10.0, 2.3, 2.3)
-        assert np.array_equal(p.times, np.repeat(np.arange(24.0)[:, None] * 2, 8, 1))
+        assert np.array_equal(times_of(p)[0], np.repeat(np.arange(24.0)[:, None] * 2, 8, 1))
         assert p.cardiac_output >= 0.8
     assert protocols.draw_protocol(np.random.default_rng(1), "small", 0.6).cardiac_output == 0.6
     with pytest.raises(SettingsError, match="size"):
@@ -88,7 +99,7 @@ def test_plain_ct_and_angiography():
     assert all(0.5 <= p.slice_mm <= 1 and p.coverage_mm >= 190 for p in angio)
     assert all(10.8 <= p.noise_hu <= 23 and -4 <= p.after_peak_s <= 8 for p in angio)
     assert {p.cardiac_output for p in angio} == {0.9}
-    assert {p.bottom for p in many(protocols.draw_cta_protocol, arch_share=0.5)} == {"c2", "arch"}
+    assert {p.bottom for p in angio} == {"c2"}  # the virtual head ends at the neck
     rng = np.random.default_rng(0)
     assert protocols.draw_ncct_protocol(rng, "small").shape == (28, 128, 128)
     assert protocols.draw_cta_protocol(rng, "small").shape == (100, 160, 160)
@@ -164,6 +175,21 @@ def test_a_bolus_fits_the_haemodynamic_model():
     assert 8 < width < 14  # arterial first pass in CT perfusion
     with pytest.raises(SettingsError, match="kVp"):
         bolus(kvp=140)
+
+
+def test_drawn_boluses_are_what_an_input_function_is_taken_for():
+    """The true curve falls no faster, and comes back no higher, than what is told from motion."""
+    time = np.arange(0, 150, 0.05)
+    fastest, again = [], []
+    for size in ("full", "small"):
+        for number in range(1, 151):
+            drawn = draw_study(1, number, DEFAULT_GROUPS, size).patient.bolus
+            curve = haemodynamics.arterial_curve(drawn, time)
+            fastest.append(-np.diff(curve).min() / 0.05 / curve.max())
+            after = curve[np.argmax(curve) :]
+            again.append((after - np.minimum.accumulate(after)).max() / curve.max())
+    assert 0.1 < max(fastest) < inputs.FASTEST_FALL
+    assert max(again) < inputs.SECOND_PASS
 
 
 def test_tilted_grid_is_sheared_about_the_middle_of_its_slices():

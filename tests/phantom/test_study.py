@@ -101,11 +101,22 @@ def test_the_same_config_gives_the_same_bytes(m1):
     assert m1.info == again.info
 
 
-def test_a_patient_does_not_depend_on_how_many_there_are():
-    first = draw_study(1, 3, DEFAULT_GROUPS, "small")
-    assert first == draw_study(1, 3, DEFAULT_GROUPS, "small")
-    assert draw_study(1, 4, DEFAULT_GROUPS, "small").patient.seed != first.patient.seed
-    assert draw_study(1, 3, DEFAULT_GROUPS, "small", noise_hu=0.0).patient.noise_hu == 0
+def test_a_patient_does_not_depend_on_which_others_are_drawn():
+    alone = draw_study(1, 3, DEFAULT_GROUPS, "small")
+    cohort = {k: draw_study(1, k, DEFAULT_GROUPS, "small") for k in (7, 5, 3, 2, 6, 1, 4)}
+    assert cohort[3] == alone
+    assert len({c.patient.seed for c in cohort.values()}) == len(cohort)
+    assert len({c.case.age for c in cohort.values()}) == len(cohort)
+
+
+def test_noise_that_is_given_changes_nothing_else():
+    drawn, quiet = (draw_study(1, 3, DEFAULT_GROUPS, "small", n) for n in (None, 0.0))
+    assert drawn.ctp.noise_hu > 0 and quiet.ctp.noise_hu == quiet.patient.noise_hu == 0
+    assert quiet == dataclasses.replace(
+        drawn,
+        ctp=dataclasses.replace(drawn.ctp, noise_hu=0.0),
+        patient=dataclasses.replace(drawn.patient, noise_hu=0.0),
+    )
 
 
 def test_sizes(m1):

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from strokect import virtual
 from strokect.core.errors import OutputExistsError, ScanError
 from strokect.core.types import CTSeries, Grid
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout
 from strokect.io.outputs import write_json
 from strokect.report.gallery import write_gallery
+from strokect.report.text import PRIVATE_KEY
 
 #: A box of brain: 120 x 150 x 60 mm about the origin; the three scans have grids of their own.
 CTP = Grid(
@@ -143,6 +145,23 @@ def test_what_is_missing_is_left_out(page):
     assert "Found by the analysis" not in section
     assert "CTP, mean" in section
     assert "Occlusion" not in section
+
+
+def test_columns_that_may_name_a_patient_are_not_shown(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "participants.tsv").write_text(
+        "participant_id\tpatient_name\tbirth_year\taccession\tonset_date\tsource_file\tscanner"
+        "\tage\nsub-0001\tDOE JANE\t1950\tA123456\t2024-05-06\tward7\tAcme 64\t71\n"
+    )
+    write_gallery(tmp_path / "data", tmp_path / "a.html", n=1)
+    page = (tmp_path / "a.html").read_text()
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", patient(page, "sub-0001"))
+    assert facts == [("Age", "71"), ("Scanner", "Acme 64")]
+    assert not re.search(r"DOE JANE|A123456|2024-05-06|ward7", page)
+
+
+def test_facts_of_virtual_patients_are_all_shown():
+    assert not [name for name in virtual._COLUMNS if PRIVATE_KEY.search(name)]
 
 
 def test_one_file_that_asks_for_nothing_else(page):

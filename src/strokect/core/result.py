@@ -77,3 +77,24 @@ class PerfusionResult:
     motion: Motion | None
     flags: tuple[QualityFlag, ...]
     summary: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """What a network found in one scan, all on the scan's own grid.
+
+    mean_ct : temporal mean, HU. masks : "brain" and the classes that the network knows of "core",
+    "penumbra", "hypoperfusion" (both together). probabilities : by the same names, 0 to 1 (no
+    "brain"). uncertainty : by the same names, SD of the probability over draws; empty where none
+    were drawn. labels : (Z, Y, X) house labels, see ``core.classes``. summary : the content of
+    summary.json.
+    """
+
+    grid: Grid
+    mean_ct: Volume
+    masks: dict[str, Mask]
+    probabilities: dict[str, Volume]
+    uncertainty: dict[str, Volume]
+    labels: npt.NDArray[np.uint8]
+    flags: tuple[QualityFlag, ...]
+    summary: dict[str, Any]

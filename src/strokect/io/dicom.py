@@ -125,7 +125,7 @@ def _stored_values(dataset: Dataset, path: Path) -> npt.NDArray[np.integer]:
     if syntax is not None and syntax.is_compressed and syntax.is_encapsulated:
         try:
             available = get_decoder(syntax).is_available
-        except NotImplementedError:
+        except NotImplementedError:  # pydicom's answer for a transfer syntax it does not know
             available = False
         if not available:
             raise ScanError(

@@ -28,7 +28,8 @@ _SITES: dict[Group, dict[Site, float]] = {
     "non-LVO": {"M2": 0.6, "PCA": 0.22, "ACA": 0.18},
     "WIS": {},
 }
-_COLLATERALS = (0.06, 0.27, 0.40, 0.27)
+#: Shares of the collateral grades 0 to 3.
+COLLATERALS = (0.06, 0.27, 0.40, 0.27)
 SPLITS = ("train", "val", "test")
 #: Shares of the splits.
 _SPLIT_SHARES = (0.6, 0.2, 0.2)
@@ -109,7 +110,7 @@ def draw_case(rng: np.random.Generator, group: Group) -> Case:
     sex: Literal["F", "M"] = "F" if rng.random() < 0.47 else "M"
     side: Side = "left" if rng.random() < 0.5 else "right"
     pick, onset = rng.random(), float(np.clip(np.exp(rng.normal(np.log(3.2), 0.6)), 0.6, 24))
-    collateral = int(rng.choice(4, p=_COLLATERALS))
+    collateral = int(rng.choice(4, p=COLLATERALS))
     if group == "WIS":
         return Case(group, round(age, 1), sex)
     sites = _SITES[group]

@@ -50,9 +50,13 @@ def slice_offsets(interval_s: float, n_slices: int, mode: SliceTimes) -> Float64
     raise SettingsError(f"unknown slice timing {mode!r}", fix=f"Use {get_args(SliceTimes)}")
 
 
+@dataclass(frozen=True)
 class _Stack:
-    """Slices of square images."""
+    """Slices of square images. noise_hu : SD of a voxel."""
 
+    kvp: int
+    noise_hu: float
+    kernel: Kernel
     slice_mm: float
     coverage_mm: float
     pixel_mm: float
@@ -73,19 +77,12 @@ class _Stack:
 class Protocol(_Stack):
     """One CT perfusion acquisition.
 
-    noise_hu : SD of a voxel. mode : "uniform", one interval; "two-phase", interval_s up to
-    switch_s, then late_interval_s; "shuttle", the table toggles. duration_s : time of the last
-    frame, at most. delay_s : the scan starts so long after the injection. cardiac_output : factor,
-    1 is normal. truncated : ends before the bolus has left the brain.
+    mode : "uniform", one interval; "two-phase", interval_s up to switch_s, then late_interval_s;
+    "shuttle", the table toggles. duration_s : time of the last frame, at most. delay_s : the scan
+    starts so long after the injection. cardiac_output : factor, 1 is normal. truncated : ends
+    before the bolus has left the brain.
     """
 
-    kvp: int
-    noise_hu: float
-    kernel: Kernel
-    slice_mm: float
-    coverage_mm: float
-    pixel_mm: float
-    matrix: int
     mode: Sampling
     interval_s: float
     duration_s: float
@@ -110,56 +107,35 @@ class Protocol(_Stack):
         """How the slices of a frame follow each other."""
         return "shuttle" if self.mode == "shuttle" else "simultaneous"
 
-    @property
-    def offsets_s(self) -> Float64:
-        """Times (Z,) of the slices within a frame, s."""
-        return slice_offsets(self.interval_s, self.shape[0], self.slice_times)
-
-    @property
-    def times(self) -> Float64:
-        """Acquisition times (T, Z), s."""
-        return self.frames_s[:, None] + self.offsets_s
-
 
 @dataclass(frozen=True)
 class NcctProtocol(_Stack):
     """One unenhanced head CT. tilt_deg : see ``tilted``."""
 
-    kvp: int
-    noise_hu: float
-    kernel: Kernel
-    slice_mm: float
-    coverage_mm: float
-    pixel_mm: float
-    matrix: int
     tilt_deg: float = 0.0
 
 
 @dataclass(frozen=True)
 class CtaProtocol(_Stack):
     """One CT angiography. after_peak_s : the scan is at the Circle of Willis so many s after the
-    arterial peak (negative: before). bottom : where it starts, C2 or the aortic arch; it ends
-    above the vertex. delay_s is 0: the bolus is timed from the injection."""
+    arterial peak (negative: before). bottom : where it starts, always C2, as the virtual head ends
+    at the neck; told in the dataset card. delay_s is 0: the bolus is timed from the injection."""
 
-    kvp: int
-    noise_hu: float
-    kernel: Kernel
-    slice_mm: float
-    coverage_mm: float
-    pixel_mm: float
-    matrix: int
     injection: Injection
     cardiac_output: float
     after_peak_s: float
-    bottom: Literal["c2", "arch"] = "c2"
+    bottom: Literal["c2"] = "c2"
     delay_s: float = 0.0
 
 
-def draw_cardiac_output(rng: np.random.Generator) -> float:
-    """Factor of the cardiac output: log-normal, SD 18 %, 0.55 to 1.4; lower in 15 % (failure)."""
+def draw_cardiac_output(rng: np.random.Generator, size: Size = "full") -> float:
+    """Factor of the cardiac output: log-normal, SD 18 %, 0.55 to 1.4; lower in 15 % (failure).
+
+    "small": at least 0.8, so that the 46 s of its perfusion scan hold the bolus.
+    """
     low = rng.random() < 0.15
     factor = np.exp(rng.normal(-0.35 if low else 0.0, 0.18))
-    return float(np.clip(factor, 0.55, 1.4))
+    return float(np.clip(factor, 0.8 if size == "small" else 0.55, 1.4))
 
 
 def draw_protocol(
@@ -173,8 +149,8 @@ def draw_protocol(
     Sampling: half uniform, 1-2 s for 45-60 s; 30 % two-phase, 1 s for 40 s then 3 s up to 70-90 s;
     20 % shuttle, 1.5-3 s for 50-65 s (AAPM; Kamalian 2011; Kasasbeh 2016). 35-50 ml at 4-7 ml/s.
     4 % are truncated at 25-38 s. Matrix 256 (scanners store 512 and analyses bin it).
-    "small": the same but for 96 x 96 x 8 voxels of 2.3 x 2.3 x 10 mm and 24 frames of 2 s; a drawn
-    cardiac output is at least 0.8, so that the 46 s hold the bolus.
+    "small": the same but for 96 x 96 x 8 voxels of 2.3 x 2.3 x 10 mm and 24 frames of 2 s.
+    cardiac_output : instead of a drawn one.
     """
     _check_size(size)
     kvp = int(rng.choice([70, 80, 100], p=[0.12, 0.8, 0.08]))
@@ -193,7 +169,7 @@ def draw_protocol(
     if slice_mm < 5:
         kernel = "smooth"
     interval, duration = _timing(rng, mode)
-    output = draw_cardiac_output(rng)
+    output = draw_cardiac_output(rng, size)
     injection = _injection(rng, (35, 40, 45, 50), (4.0, 7.0))
     field_of_view = rng.uniform(215, 240)
     delay, cut, end = rng.uniform(3, 6), rng.random() < 0.04, rng.uniform(25, 38)
@@ -224,7 +200,6 @@ def draw_protocol(
         mode="uniform",
         interval_s=2.0,
         duration_s=46.0,
-        cardiac_output=max(0.8, output) if cardiac_output is None else cardiac_output,
         truncated=False,
     )
 
@@ -258,16 +233,13 @@ def draw_ncct_protocol(rng: np.random.Generator, size: Size = "full") -> NcctPro
 
 
 def draw_cta_protocol(
-    rng: np.random.Generator,
-    size: Size = "full",
-    cardiac_output: float | None = None,
-    arch_share: float = 0.0,
+    rng: np.random.Generator, size: Size = "full", cardiac_output: float | None = None
 ) -> CtaProtocol:
     """Draw a CT angiography: 100-120 kVp, slices 0.5-1 mm, SD 12-20 HU at 0.75 mm.
 
     60-80 ml at 4-5 ml/s; triggered by bolus tracking, 4 s before to 8 s after the arterial peak
-    (figures from memory; coverage from the arch to the vertex as in the ASNR recommendations).
-    arch_share : share that starts at the arch; 0 since the virtual head ends at the neck.
+    (figures from memory). From C2 to above the vertex: the virtual head ends at the neck, while
+    the ASNR recommendations start at the arch.
     "small": 160 x 160 x 100 voxels of 1.45 x 1.45 x 1.8 mm.
     """
     _check_size(size)
@@ -278,25 +250,21 @@ def draw_cta_protocol(
     field_of_view, after = rng.uniform(220, 250), np.clip(rng.normal(1.0, 2.5), -4, 8)
     output = draw_cardiac_output(rng)
     injection = _injection(rng, (60, 70, 80), (4.0, 5.0))
-    bottom: Literal["c2", "arch"] = "arch" if rng.random() < arch_share else "c2"
     drawn = CtaProtocol(
         kvp=kvp,
         noise_hu=float(noise),
         kernel=kernel,
         slice_mm=slice_mm,
-        coverage_mm=190.0 if bottom == "c2" else 370.0,
+        coverage_mm=190.0,
         pixel_mm=float(round(field_of_view / 512, 4)),
         matrix=512,
         injection=injection,
         cardiac_output=output if cardiac_output is None else cardiac_output,
         after_peak_s=float(after),
-        bottom=bottom,
     )
     if size == "full":
         return drawn
-    return dataclasses.replace(
-        drawn, slice_mm=1.8, coverage_mm=180.0, pixel_mm=1.45, matrix=160, bottom="c2"
-    )
+    return dataclasses.replace(drawn, slice_mm=1.8, coverage_mm=180.0, pixel_mm=1.45, matrix=160)
 
 
 def tilted(grid: Grid, tilt_deg: float) -> Grid:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from strokect.core.errors import SettingsError
 from strokect.core.types import Progress, no_progress
 from strokect.phantom import clinical, haemodynamics, injection, protocols, scans
 from strokect.phantom.clinical import Case, Group
@@ -70,15 +69,11 @@ def draw_study(
     patients of other seeds. noise_hu : of CT perfusion, instead of the drawn one.
     Raises SettingsError for an unknown size.
     """
-    if size not in SIZES:
-        raise SettingsError(f"no size is called {size!r}", "--size", f"Use {', '.join(SIZES)}")
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     group = clinical.group_of(number, groups)
     case = clinical.draw_case(stream(own, "case"), group)
     rng = stream(own, "protocol")
-    output = protocols.draw_cardiac_output(rng)
-    if size == "small":  # or the bolus would not have left by the end of its 46 s
-        output = max(output, 0.8)
+    output = protocols.draw_cardiac_output(rng, size)
     ctp = protocols.draw_protocol(rng, size, output)
     if noise_hu is not None:
         ctp = dataclasses.replace(ctp, noise_hu=noise_hu)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from strokect.core.types import Grid
 from strokect.phantom import anatomy, artefacts, haemodynamics, occlusion, vessels
+from strokect.phantom.clinical import COLLATERALS
 from strokect.phantom.config import PatientConfig, stream
 from strokect.phantom.physiology import Physiology, StrokeDraw, make_physiology, points_of
 from strokect.phantom.raster import filled
@@ -87,7 +88,7 @@ def make_subject(config: PatientConfig) -> Subject:
     tubes = vessels.tubes(head.map, variants, vessel_rng)
     rng = stream(config.seed, "stroke")
     drawn: Side = "left" if rng.random() < 0.5 else "right"
-    grade, onset = int(rng.choice(4, p=(0.06, 0.27, 0.40, 0.27))), float(rng.uniform(1.0, 6.0))
+    grade, onset = int(rng.choice(4, p=COLLATERALS)), float(rng.uniform(1.0, 6.0))
     occluded, draw, clot_hu = None, None, float(rng.uniform(62.0, 78.0))
     if config.occlusion != "none":
         side = config.side or drawn

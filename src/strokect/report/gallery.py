@@ -24,7 +24,7 @@ from strokect.io.layouts import OwnLayout, find_studies
 from strokect.io.outputs import atomic_file
 from strokect.report import figures
 from strokect.report.pages import constants, environment
-from strokect.report.text import number
+from strokect.report.text import PRIVATE_KEY, number
 
 _WIDE_MM, _HIGH_MM = 176, 212  # of an axial picture; a head fits
 _CORONAL_HIGH_MM, _ABOVE_CLOT_MM = 190, 115  # from the neck to the vertex
@@ -209,7 +209,7 @@ def _fullest(volume: Volume | None) -> Point | None:
 
 
 def _participants(root: Path) -> dict[str, dict[str, str]]:
-    """Facts of participants.tsv for people, by participant."""
+    """Facts of participants.tsv for people, by participant, but for columns that may name one."""
     path = root / "participants.tsv"
     if not path.exists():
         return {}
@@ -218,8 +218,9 @@ def _participants(root: Path) -> dict[str, dict[str, str]]:
                  if r.get("participant_id")}  # fmt: skip
     out = {}
     for name, row in table.items():
-        known = [k for p in _FACTS for k in row if k == p or k.startswith(f"{p}_")]
-        others = [k for k in row if k not in known and k not in _NOT_FACTS]
+        columns = [k for k in row if k and not PRIVATE_KEY.search(k)]
+        known = [k for p in _FACTS for k in columns if k == p or k.startswith(f"{p}_")]
+        others = [k for k in columns if k not in known and k not in _NOT_FACTS]
         keys = [k for k in dict.fromkeys([*known, *others]) if row[k] not in (None, "", "n/a")]
         out[name] = {_fact_name(k): row[k] for k in keys[:_MOST_FACTS]}
     return out

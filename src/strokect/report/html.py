@@ -7,20 +7,28 @@ file name; the summary itself carries no patient data.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from strokect.core.errors import OutputError
 from strokect.core.quantities import QUANTITIES
 from strokect.core.result import InputCurve, PerfusionResult
 from strokect.core.types import BoolArray
 from strokect.report import figures
 from strokect.report.figures import View
-from strokect.report.pages import constants, environment
+from strokect.report.pages import (
+    SIDES,
+    Picture,
+    constants,
+    environment,
+    findings,
+    hashes,
+    slices_note,
+    volume_bar,
+    write_page,
+)
 from strokect.report.text import (
     MISSING,
     condition,
@@ -38,33 +46,12 @@ TMAX_OUTLINE_S = 6.0
 _SMALLEST_ISLAND_MM2 = 50.0  # outlined; smaller ones are specks of noise
 
 
-class Picture(NamedTuple):
-    """A mosaic: id, heading, caption, data URI; its colour bar is None for tissue and CT."""
-
-    key: str
-    title: str
-    caption: str
-    alt: str
-    uri: str
-    bar: dict[str, Any] | None
-
-
 def write_report(result: PerfusionResult, path: Path) -> None:
     """Write the report of ``result`` to ``path``, whole or not at all.
 
     The same result gives the same bytes. Raises OutputError where the file cannot be written.
     """
-    page = render(result)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"the report cannot be written ({error.strerror})", path, "Check the folder."
-        ) from error
+    write_page(render(result), path)
 
 
 def render(result: PerfusionResult) -> str:
@@ -118,10 +105,10 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
     return {
         "headline": headline,
         "details": details,
-        "bar": _volume_bar(core, _penumbra(summary)),
+        "bar": volume_bar(core, _penumbra(summary)),
         "sentence": _sentence(summary),
         "criteria": _criteria(summary),
-        "findings": _findings(result),
+        "findings": findings(result.summary, result.flags),
         "rule": text(method.get("rule")),
         "method": _method(method),
         "thresholds": [(name, condition(value)) for name, value in rows(thresholds)],
@@ -133,7 +120,7 @@ def _numbers(result: PerfusionResult) -> dict[str, Any]:
         ],
         "peak_memory": number(summary.get("peak_memory_mb"), 0),
         "provenance": rows(provenance, skip=("input_sha256",)),
-        "hashes": _hashes(provenance.get("input_sha256")),
+        "hashes": hashes(provenance.get("input_sha256")),
         "schema": text(summary.get("schema")),
     }
 
@@ -142,14 +129,6 @@ def _penumbra(summary: Mapping[str, Any]) -> Any:
     """Mismatch volume, or the penumbra's where the summary lacks it."""
     value = mapping(summary.get("mismatch")).get("volume_ml")
     return mapping(summary.get("volumes_ml")).get("penumbra") if value is None else value
-
-
-def _volume_bar(core: Any, penumbra: Any) -> tuple[float, float] | None:
-    """Percent of core and penumbra in their sum."""
-    if MISSING in (number(core), number(penumbra)) or core + penumbra <= 0:
-        return None
-    share = round(100 * core / (core + penumbra), 2)
-    return share, round(100 - share, 2)
 
 
 def _sentence(summary: Mapping[str, Any]) -> str:
@@ -183,18 +162,6 @@ def _criteria(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _findings(result: PerfusionResult) -> dict[str, list[dict[str, str]]]:
-    """Quality findings by level; an unknown level counts as a warning."""
-    listed = mapping(result.summary).get("quality")
-    if not isinstance(listed, list | tuple):
-        listed = [vars(f) for f in result.flags]
-    found: dict[str, list[dict[str, str]]] = {"critical": [], "warning": [], "info": []}
-    for row in listed:
-        level = row.get("level") if row.get("level") in found else "warning"
-        found[level].append({"code": text(row.get("code")), "message": text(row.get("message"))})
-    return found
-
-
 def _method(method: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = {
         "estimator": "Estimator",
@@ -224,14 +191,6 @@ def _reference(found: Any) -> list[tuple[str, str]]:
         for key, value in mapping(found).items()
         if key in QUANTITIES and number(value) != MISSING
     ]
-
-
-def _hashes(found: Any) -> list[str]:
-    """Hashes alone: the names of the files they belong to are left out."""
-    values = found.values() if isinstance(found, Mapping) else found
-    if isinstance(values, str) or values is None:
-        values = [values]
-    return [text(v) for v in values]
 
 
 # Pictures
@@ -279,31 +238,23 @@ def _pictures(result: PerfusionResult, view: View) -> dict[str, Any]:
         "corners": [view.corner(n) for n in range(len(view.slices))],
         "slice_numbers": [int(s) + 1 for s in view.slices],
         "start": int(affected.argmax()) if affected.any() else len(view.slices) // 2,
-        "every": _slices_note(view),
+        "every": slices_note(view),
     }
-
-
-def _slices_note(view: View) -> str:
-    shown = len(view.slices)
-    if shown == view.total:
-        return f"All {view.total} slices"
-    return f"{shown} of {view.total} slices, evenly spaced (volumes use all slices)"
 
 
 def _picture(key: str, view: View, index: figures.Bytes, palette: figures.Bytes) -> Picture:
     uri = figures.png_uri(figures.mosaic(index, view), palette)
-    sides = "axial slices from below to above, patient's left on the right of each slice"
     if key in ("ct", "tissue"):
         title = {"ct": "Mean CT", "tissue": "Core and penumbra"}[key]
         caption = "Temporal mean, window 0 to 80 HU"
-        return Picture(key, title, caption, f"{title}: {sides}", uri, None)
+        return Picture(key, title, caption, f"{title}: {SIDES}", uri, None)
     quantity = QUANTITIES[key]
     bar = {
         "gradient": figures.gradient(palette),
         "ticks": figures.bar_ticks(quantity),
         "unit": quantity.unit,
     }
-    alt = f"{quantity.long_name} map: {sides}"
+    alt = f"{quantity.long_name} map: {SIDES}"
     return Picture(key, quantity.label, quantity.long_name, alt, uri, bar)
 
 

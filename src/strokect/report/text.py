@@ -16,7 +16,8 @@ _ABSOLUTE_PATH = re.compile(  # folders may hold spaces; a slash between words i
     r"(?<!\w)(?:file:|[A-Za-z]:|~)?[/\\]+(?=\S)(?:[^/\\:;\n]+[/\\]+)+[^\s/\\:;,'\"]*"
 )
 _FILE_NAME = re.compile(r"[^\s'\"=]+\.(?:nii|gz|dcm|ima|json|npy|npz|tiff?|png|zip)\b", re.I)
-_PRIVATE_KEY = re.compile(
+#: Names of keys and columns whose values may name a patient, a place or a file.
+PRIVATE_KEY = re.compile(
     r"patient|birth|accession|(^|_)(path|paths|file|files|folder|dir|directory|input|output|"
     r"source_file|label|date|subject|session|study|series|user|host|hostname)$",
     re.I,
@@ -59,7 +60,7 @@ def rows(table: Any, skip: Iterable[str] = (), prefix: str = "") -> list[tuple[s
     found: list[tuple[str, str]] = []
     for key, value in mapping(table).items():
         name = str(key)
-        if name in skip or _PRIVATE_KEY.search(name) or clean(name) != name:
+        if name in skip or PRIVATE_KEY.search(name) or clean(name) != name:
             continue
         if isinstance(value, Mapping):
             found += rows(value, skip, f"{prefix}{name}.")

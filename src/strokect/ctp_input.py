@@ -1,0 +1,133 @@
+"""From a CT perfusion scan to what networks are given; prepared scans are kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from strokect.core.classes import to_classes
+from strokect.core.types import (
+    BoolArray,
+    CTSeries,
+    FloatArray,
+    Progress,
+    QualityFlag,
+    no_progress,
+)
+from strokect.io.datasets import Case, Layout
+from strokect.io.stamp import stamp
+from strokect.learn.cache import Example, read_example, write_example
+from strokect.learn.inputs import InputOptions, brain_box, network_input
+from strokect.perfusion import curves as enhancement
+from strokect.perfusion import motion, quality
+from strokect.perfusion.motion import MotionOptions
+from strokect.perfusion.prepare import Given, prepare
+
+
+@dataclass(frozen=True, eq=False)
+class ScanInput:
+    """A scan as a network is given it. image : (C, T, Z, Y, X) float32, cut to ``box`` in the
+    plane. brain : (Z, Y, X) of the whole scan. mean_hu : (Z, Y, X). flags : quality findings."""
+
+    image: npt.NDArray[np.float32]
+    box: tuple[slice, slice]
+    brain: BoolArray
+    mean_hu: FloatArray
+    flags: tuple[QualityFlag, ...] = ()
+
+    @property
+    def cut_brain(self) -> BoolArray:
+        return self.brain[:, *self.box]
+
+    def on_scan(self, values: npt.NDArray[Any], outside: float = 0.0) -> npt.NDArray[Any]:
+        """Values (..., Z, y, x) of the box on the whole scan (..., Z, Y, X)."""
+        out = np.full((*values.shape[:-2], *self.brain.shape[1:]), outside, values.dtype)
+        out[..., self.box[0], self.box[1]] = values
+        return out
+
+
+def scan_input(
+    series: CTSeries, options: InputOptions, progress: Progress = no_progress
+) -> ScanInput:
+    """Align, find the brain and the bolus, and resample to the network's times.
+
+    Raises ScanError (no head, too few frames), CurveError (no bolus).
+    """
+    quality.check_values(series)
+    flags = list(series.flags)
+    if options.motion_correction and series.data_hu.shape[0] > 1:
+        aligned, moved = motion.correct_motion(series, MotionOptions(), progress)
+        series = replace(series, data_hu=aligned)
+        flags += quality.motion_flags(moved)
+    prepared, raw = prepare(series, Given())
+    brain = prepared.masks.brain
+    curve = enhancement.subtract_baseline(raw, prepared.last_baseline)
+    mean = curve[:, brain[prepared.masks.inside]].mean(axis=1)
+    start = float(prepared.axis.time_s[0])
+    arrival = start + enhancement.arrival_s(mean, prepared.axis.interval_s)
+    dy, dx = series.grid.spacing_mm[1:]
+    box: tuple[slice, slice] = (slice(0, brain.shape[1]), slice(0, brain.shape[2]))
+    if options.crop_mm is not None:
+        box = brain_box(brain, (round(options.crop_mm / dy), round(options.crop_mm / dx)))
+    cut = series.data_hu[:, :, box[0], box[1]]
+    image = network_input(cut, series.times_s, brain[:, box[0], box[1]], arrival, options)
+    brain_ml = float(np.count_nonzero(brain) * series.grid.voxel_ml)
+    flags += quality.scan_flags(
+        series.times_s, series.grid, brain_ml, prepared.noise_hu, prepared.axis.exact
+    )
+    return ScanInput(image, box, brain, prepared.mean_hu, tuple(flags))
+
+
+@dataclass(frozen=True)
+class CaseLoader:
+    """Prepared scans by number; each is prepared when it is first asked for, then kept.
+
+    classes : of the problem, 2 to 4. folder : where prepared scans are kept.
+    """
+
+    cases: Sequence[Case]
+    layout: Layout
+    options: InputOptions
+    classes: int
+    folder: Path
+
+    def __call__(self, number: int) -> Example:
+        """The scan with labels of the problem's classes.
+
+        Raises what ``scan_input`` does and the layout's errors, with the name of the case.
+        """
+        case = self.cases[number]
+        place = self.folder / self._key(case)
+        kept = read_example(place)
+        if kept is None:
+            kept = self._prepare(case)
+            write_example(place, kept)
+        labels = None if kept.labels is None else to_classes(kept.labels, self.classes)
+        return Example(kept.image, labels, kept.brain)
+
+    def _prepare(self, case: Case) -> Example:
+        series = self.layout.scan(case)
+        found = scan_input(series, self.options)
+        labels = None
+        if case.labels is not None:
+            labels = self.layout.labels(case, series.grid)
+            labels = np.where((labels == 0) & found.brain, 1, labels).astype(np.uint8)
+            labels = labels[:, found.box[0], found.box[1]]
+        return Example(found.image, labels, found.cut_brain)
+
+    def _key(self, case: Case) -> str:
+        """Of the files and the options: a scan that changed is prepared anew."""
+        what = {
+            "options": asdict(self.options),
+            "scan": stamp(case.scan),
+            "labels": stamp(case.labels),
+        }
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return f"{case.name}-{digest[:16]}"

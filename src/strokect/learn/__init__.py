@@ -1,0 +1,1 @@
+"""Learning: samples, augmentation, losses, training and prediction. Networks come as arguments."""

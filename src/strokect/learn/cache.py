@@ -1,0 +1,62 @@
+"""Prepared scans on disk: plain .npy files that are mapped, not read, so that memory stays flat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from strokect.core.errors import OutputError
+from strokect.core.types import BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A prepared scan. image : (C, T, Z, Y, X). labels : (Z, Y, X) house labels, None unknown.
+    brain : (Z, Y, X). Arrays may be maps of files."""
+
+    image: npt.NDArray[Any]
+    labels: npt.NDArray[np.uint8] | None
+    brain: BoolArray
+
+
+_PARTS = ("image", "labels", "brain")
+
+
+def read_example(folder: Path) -> Example | None:
+    """What ``write_example`` put there, mapped; None where it is not there whole."""
+    try:
+        names = json.loads((folder / "parts.json").read_text())
+        arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in names}
+    except (OSError, ValueError):  # gone, or of another make: it is prepared anew
+        return None
+    return Example(arrays["image"], arrays.get("labels"), arrays["brain"])
+
+
+def write_example(folder: Path, example: Example) -> None:
+    """Write to a temporary folder and rename: several processes may prepare the same scan."""
+    temporary = folder.with_name(f".partial-{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        parts = {n: a for n in _PARTS if (a := getattr(example, n)) is not None}
+        for name, array in parts.items():
+            kind = np.float16 if name == "image" else array.dtype
+            np.save(temporary / f"{name}.npy", np.asarray(array, kind), allow_pickle=False)
+        (temporary / "parts.json").write_text(json.dumps(list(parts)))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if read_example(folder) is None:  # not another process that was faster
+                raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write prepared scans ({error.strerror})", folder.parent, "Choose --cache"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,120 @@
+"""From a 4D scan to the array that a network sees: times around the bolus, window, z-score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from strokect.core.errors import SettingsError
+from strokect.core.types import BoolArray, FloatArray
+
+Channel = Literal["hu", "enhancement", "baseline"]
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a network sees of a scan.
+
+    time_points, interval_s : points in time and their distance. before_s : the first one lies this
+    long before contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu" as
+    it is, "enhancement" above the baseline, "baseline" the mean before contrast, at every time.
+    zscore : each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around
+    the brain that is kept; None keeps the slice. outside : value of what is not brain, None keeps
+    it. motion_correction : align the frames first.
+    """
+
+    time_points: int = 30
+    interval_s: float = 1.5
+    before_s: float = 6.0
+    window_hu: tuple[float, float] = (-20.0, 150.0)
+    channels: tuple[Channel, ...] = ("hu",)
+    zscore: bool = True
+    crop_mm: float | None = 5.0
+    outside: float | None = 0.0
+    motion_correction: bool = True
+
+    def __post_init__(self) -> None:
+        if self.time_points < 2 or not self.interval_s > 0:
+            raise SettingsError(
+                f"{self.time_points} time points every {self.interval_s:g} s",
+                "input",
+                "Give time_points of at least 2 and interval_s above 0",
+            )
+        if not self.window_hu[0] < self.window_hu[1]:
+            raise SettingsError(
+                f"an empty window of HU, {self.window_hu}", "input.window_hu", "Give low, high"
+            )
+        if not self.channels:
+            raise SettingsError("no channels", "input.channels", "Give at least one")
+        if self.crop_mm is not None and self.crop_mm < 0:
+            raise SettingsError(
+                f"a margin of {self.crop_mm:g} mm", "input.crop_mm", "Give 0 or more, or null"
+            )
+
+
+def resampling_matrix(source_s: FloatArray, target_s: FloatArray) -> npt.NDArray[np.float32]:
+    """Weights (N, T) that take samples at ``source_s`` (T,) to ``target_s`` (N,), both rising.
+
+    Linear interpolation; where the samples lie closer together than the targets, a triangle as
+    wide as the targets' distance, so that no sample is thrown away. Held constant beyond the ends.
+    """
+    source, target = np.asarray(source_s, float), np.asarray(target_s, float)
+    if len(source) == 1:
+        return np.ones((len(target), 1), np.float32)
+    at = np.clip(target, source[0], source[-1])
+    left = np.clip(np.searchsorted(source, at, side="right") - 1, 0, len(source) - 2)
+    wide = float(np.median(np.diff(target))) if len(target) > 1 else 0.0
+    half = np.maximum(np.diff(source)[left], wide)
+    weights = np.maximum(0.0, 1.0 - np.abs(source[None] - at[:, None]) / half[:, None])
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def network_input(
+    data_hu: FloatArray,
+    times_s: FloatArray,
+    brain: BoolArray,
+    arrival_s: float,
+    options: InputOptions,
+) -> npt.NDArray[np.float32]:
+    """Channels of a scan at the times that the network expects, (C, N, Z, Y, X) float32.
+
+    data_hu : (T, Z, Y, X) HU. times_s : (T, Z). brain : (Z, Y, X). arrival_s : when contrast
+    reaches the brain, on the clock of ``times_s``. Each slice keeps the times of its own.
+    """
+    target = arrival_s - options.before_s + options.interval_s * np.arange(options.time_points)
+    low, high = options.window_hu
+    out = np.empty((len(options.channels), len(target), *brain.shape), np.float32)
+    for z in range(brain.shape[0]):
+        frames = np.clip(data_hu[:, z], low, high).reshape(len(data_hu), -1)
+        seen = resampling_matrix(times_s[:, z], target) @ frames
+        early = times_s[:, z] < arrival_s - 0.5 * options.interval_s
+        early[0] = True  # a scan that starts late has no other baseline
+        base = frames[early].mean(axis=0)
+        still = np.broadcast_to(base, seen.shape)
+        forms = {"hu": seen, "enhancement": seen - base, "baseline": still}
+        for c, name in enumerate(options.channels):
+            out[c, :, z] = forms[name].reshape(len(target), *brain.shape[1:])
+    for c, channel in enumerate(out):
+        if options.zscore and brain.any():
+            values = channel[:, brain]
+            out[c] = (channel - values.mean()) / max(float(values.std()), 1e-6)
+    if options.outside is not None:
+        out[:, :, ~brain] = options.outside
+    return out
+
+
+def brain_box(brain: BoolArray, margin: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns that hold the brain (Z, Y, X) of every slice, with a margin (y, x)."""
+    found = []
+    for axis, extra in ((1, margin[0]), (2, margin[1])):
+        other = tuple(a for a in range(3) if a != axis)
+        at = np.flatnonzero(brain.any(axis=other))
+        size = brain.shape[axis]
+        if not at.size:
+            found.append(slice(0, size))
+            continue
+        found.append(slice(max(0, int(at[0]) - extra), min(size, int(at[-1]) + 1 + extra)))
+    return found[0], found[1]

@@ -1,0 +1,162 @@
+"""One training step, one validation, one optimiser: what Lightning runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from strokect.core.errors import SettingsError
+from strokect.learn.data import Batch, Needs
+from strokect.learn.predict import Tiling, predict_volume
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """lr, weight_decay, momentum : as in torch. schedule : "cosine" falls to ``lr_min`` over the
+    whole training; "plateau" multiplies by ``factor`` after ``patience`` validations that are no
+    better. warmup : epochs of linear rise. clip : greatest norm of the gradient, None for any."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: Literal["none", "cosine", "plateau"] = "cosine"
+    warmup: float = 0.0
+    lr_min: float = 0.0
+    factor: float = 0.1
+    patience: int = 10
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0 or not 0 < self.factor < 1:
+            raise SettingsError(
+                f"lr {self.lr:g} and factor {self.factor:g}",
+                "optimizer",
+                "Give lr above 0 and factor between 0 and 1",
+            )
+
+
+class Loss(Protocol):
+    """(logits (B, K, Z, Y, X), labels (B, Z, Y, X), weight (B, Z, Y, X)) to a scalar."""
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
+    ) -> torch.Tensor: ...
+
+
+class SegmentationModule(pl.LightningModule):
+    """A network, its loss and its optimiser.
+
+    network : (B, C, T, Z, Y, X) to logits (B, K, Z', Y, X). lesions : name and number of the
+    classes that choose the best model. epochs : of the whole training, for the schedule.
+    Logs ``train_loss``, ``val_loss``, ``val_dice`` and ``val_dice_<name>``: 2 |A and B| / (|A| +
+    |B|) over the voxels of all validation patients together, so that false lesions count.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        lesions: Mapping[str, int],
+        needs: Needs,
+        optimizer: OptimizerOptions,
+        tiling: Tiling,
+        epochs: int,
+        seed: int,
+    ):
+        super().__init__()
+        self.network, self.loss = network, loss
+        self._lesions, self._needs, self._optimizer = dict(lesions), needs, optimizer
+        self._tiling, self._epochs, self._seed = tiling, epochs, seed
+        self._overlap = torch.zeros(len(lesions), 2, dtype=torch.float64)
+
+    @property
+    def clip(self) -> float | None:
+        """Greatest norm of the gradient."""
+        return self._optimizer.clip
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout of an epoch is the same whether or not the training was broken off before it.
+        torch.manual_seed(hash_of(self._seed, self.current_epoch, self.global_rank))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """The learning rate is a pure function of how far the training is (but for plateaus)."""
+        if self._optimizer.schedule == "plateau" and not self._optimizer.warmup:
+            return
+        steps = max(1, self.trainer.num_training_batches)
+        scale = lr_scale(self.current_epoch + batch_idx / steps, self._epochs, self._optimizer)
+        if self._optimizer.schedule == "plateau" and scale >= 1:
+            return
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._optimizer.lr * scale
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(self.network(batch.image), batch.label, batch.weight)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, prog_bar=True,
+                 batch_size=len(batch.image))  # fmt: skip
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._overlap = torch.zeros(len(self._lesions), 2, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image, label, weight = batch.image[0], batch.label[0], batch.weight[0]
+        chance = predict_volume(self.network, image, self._needs, self._tiling)
+        loss = self.loss(torch.log(chance[None] + 1e-7), label[None], weight[None])
+        self.log("val_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        found = chance.argmax(dim=0)
+        for row, number in enumerate(self._lesions.values()):
+            a, b = (found == number) & (weight > 0), (label == number) & (weight > 0)
+            self._overlap[row, 0] += 2 * (a & b).sum().cpu()
+            self._overlap[row, 1] += (a.sum() + b.sum()).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        total = torch.as_tensor(self.all_gather(self._overlap.to(self.device, torch.float32)))
+        both, sizes = total.reshape(-1, len(self._lesions), 2).sum(dim=0).unbind(dim=1)
+        dice = torch.where(sizes > 0, both / sizes.clamp(min=1), torch.ones_like(sizes))
+        for name, value in zip(self._lesions, dice, strict=True):
+            self.log(f"val_dice_{name}", value, rank_zero_only=True)
+        self.log("val_dice", dice.mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        options = self._optimizer
+        weights = [p for p in self.network.parameters() if p.requires_grad]
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        more = {"momentum": options.momentum} if options.name == "sgd" else {}
+        optimizer = kind[options.name](
+            weights, lr=options.lr, weight_decay=options.weight_decay, **more
+        )
+        if options.schedule != "plateau":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, "max", options.factor, options.patience, min_lr=options.lr_min
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "monitor": "val_dice", "strict": False},
+        }
+
+
+def lr_scale(epoch: float, epochs: int, options: OptimizerOptions) -> float:
+    """What the learning rate is multiplied by after ``epoch`` epochs, a fraction too."""
+    if epoch < options.warmup:
+        return max(epoch, 0.02 * options.warmup) / options.warmup
+    if options.schedule != "cosine":
+        return 1.0
+    done = (epoch - options.warmup) / max(epochs - options.warmup, 1e-9)
+    low = options.lr_min / options.lr
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def hash_of(*numbers: int) -> int:
+    """One seed of several numbers, spread well."""
+    out = 0
+    for number in numbers:
+        out = (out * 1_000_003 + number + 0x9E3779B9) % (2**63)
+    return out

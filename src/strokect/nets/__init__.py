@@ -1,0 +1,1 @@
+"""Networks on raw CTP and what they are built of. Needs the ``learn`` extra (torch)."""

@@ -1,0 +1,168 @@
+"""A trained model on one CT perfusion scan: labels, probabilities, volumes, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from strokect import pipeline
+from strokect.core.classes import BRAIN, CLASS_NAMES, CORE, LABELS, PENUMBRA, from_classes
+from strokect.core.result import SegmentationResult
+from strokect.core.types import CTSeries, FloatArray, Mask, Volume
+from strokect.ctp_input import ScanInput, scan_input
+from strokect.io import nifti
+from strokect.io.outputs import check_output_folder, result_folder, write_json
+from strokect.learn.predict import Prediction, UncertaintyOptions, predict_with_uncertainty
+from strokect.models import Model
+from strokect.pipeline import Stages
+from strokect.provenance import provenance
+from strokect.report.segmentation import write_segmentation_report
+from strokect.training_settings import needs_of
+
+SCHEMA = "strokect.segmentation/1"
+FLIP = UncertaintyOptions("flip")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a scan is read and its prediction written; see ``study.StudyOptions``."""
+
+    interval_s: float | None = None
+    times_file: Path | None = None
+    uncertainty: UncertaintyOptions = FLIP
+    report: bool = True
+    overwrite: bool = False
+
+
+def predict_study(
+    model: Model,
+    source: Path,
+    out: Path,
+    options: PredictOptions = PredictOptions(),
+    listener: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Read, segment and write one study; ``out`` appears when it is whole.
+
+    source : NIfTI file, DICOM folder or patient folder. Returns the content of summary.json.
+    """
+    check_output_folder(out, options.overwrite)
+    stages = Stages(listener)
+    with stages("reading") as progress:
+        series = pipeline.read_scan(source, options.interval_s, options.times_file, progress)
+    result = segment(model, series, options.uncertainty, stages)
+    with result_folder(out, options.overwrite) as folder:
+        with stages("writing"):
+            _write(result, folder)
+        if options.report:
+            with stages("report"):
+                write_segmentation_report(result, folder / "report.html")
+        summary = {**result.summary, **pipeline.cost(stages)}
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+def segment(
+    model: Model,
+    series: CTSeries,
+    uncertainty: UncertaintyOptions = FLIP,
+    stages: Stages | None = None,
+) -> SegmentationResult:
+    """Labels and probabilities of one scan, on its own grid.
+
+    Raises ScanError (no head), CurveError (no bolus), GeometryError (fewer slices than the network
+    looks at).
+    """
+    stages = stages or Stages()
+    made_by = provenance(series)
+    with stages("preparing") as progress:
+        seen = scan_input(series, model.settings.input, progress)
+    with stages("network") as progress:
+        found = predict_with_uncertainty(
+            model.network,
+            torch.from_numpy(seen.image),
+            torch.from_numpy(np.ascontiguousarray(seen.cut_brain)),
+            needs_of(model.network),
+            model.settings.tiling,
+            uncertainty,
+            progress,
+        )
+    return _result(model, series, seen, found, uncertainty, made_by)
+
+
+def _result(
+    model: Model,
+    series: CTSeries,
+    seen: ScanInput,
+    found: Prediction,
+    uncertainty: UncertaintyOptions,
+    made_by: dict[str, Any],
+) -> SegmentationResult:
+    grid, classes = series.grid, model.settings.data.classes
+    best = from_classes(found.mean.argmax(dim=0).numpy().astype(np.uint8), classes)
+    labels = seen.on_scan(np.where(best == LABELS["background"], BRAIN, best).astype(np.uint8))
+    labels[~seen.brain] = LABELS["background"]  # what lies outside the brain is no lesion
+    masks = {"brain": Mask(seen.brain, grid, "brain"), "core": Mask(labels == CORE, grid, "core")}
+    if classes > 2:
+        masks["penumbra"] = Mask(labels == PENUMBRA, grid, "penumbra")
+        masks["hypoperfusion"] = Mask(labels >= PENUMBRA, grid, "hypoperfusion")
+    names = CLASS_NAMES[classes]
+    lesions: list[str] = [name for name in ("core", "penumbra") if name in names]
+    chance = {n: _on_scan(seen, found.mean[names.index(n)]) for n in lesions}
+    spread = {n: _on_scan(seen, found.sd[names.index(n)]) for n in lesions}
+    if classes > 2:
+        chance["hypoperfusion"] = chance["core"] + chance["penumbra"]
+    drawn = len(found.voxels) > 1
+    flags = pipeline.by_rank(list(seen.flags))
+    ranges = {
+        n: [float(v) * grid.voxel_ml for v in found.voxels[:, names.index(n)].aminmax()]
+        for n in lesions
+    }
+    summary: dict[str, Any] = {
+        "schema": SCHEMA,
+        "volumes_ml": {n: m.volume_ml for n, m in masks.items() if n != "brain"},
+        **({"volume_range_ml": ranges} if drawn else {}),
+        "quality": pipeline.listed(flags),
+        "model": {
+            **model.described(),
+            "uncertainty": {"method": uncertainty.method, "draws": len(found.voxels)},
+        },
+        "settings": model.settings.model_dump(mode="json", exclude={"data": {"folder"}}),
+        "provenance": {**made_by, "torch": torch.__version__},
+    }
+    return SegmentationResult(
+        grid,
+        Volume(seen.mean_hu, grid),
+        masks,
+        {n: Volume(v, grid) for n, v in chance.items()},
+        {n: Volume(v, grid) for n, v in spread.items()} if drawn else {},
+        labels,
+        tuple(flags),
+        summary,
+    )
+
+
+def _on_scan(seen: ScanInput, values: torch.Tensor) -> FloatArray:
+    """Values (Z, y, x) of the box on the whole scan, 0 outside the brain."""
+    out = seen.on_scan(values.numpy().astype(np.float32))
+    out[~seen.brain] = 0.0
+    return out
+
+
+def _write(result: SegmentationResult, folder: Path) -> None:
+    for name, mask in result.masks.items():
+        nifti.write_volume(folder / "masks" / f"{name}.nii.gz", mask.data, mask.grid, name)
+    for room, volumes in (
+        ("probabilities", result.probabilities),
+        ("uncertainty", result.uncertainty),
+    ):
+        for name, volume in volumes.items():
+            path = folder / room / f"{name}.nii.gz"
+            nifti.write_volume(
+                path, volume.data, volume.grid, f"{room} of {name}, research use only"
+            )
+    nifti.write_labels(folder / "labels.nii.gz", result.labels, result.grid, "tissue class")

@@ -1,0 +1,208 @@
+"""What every network promises; a new network is one line in ``NETWORKS``."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional
+
+from strokect.core.errors import GeometryError, SettingsError
+from strokect.nets.baselines import (
+    BaselineAttentionUNet,
+    BaselineSegResNet,
+    BaselineUNet,
+    BaselineVNet,
+)
+from strokect.nets.mjnet import MJNet2dT, MJNet3dT
+from strokect.nets.mjnet4d import MJNet4d
+from strokect.nets.tcn import TemporalConvNet
+
+TIMES = 8
+NETWORKS = {
+    "mjnet_2dt": (MJNet2dT, {"width": 4, "depth": 3}),
+    "mjnet_2dt blocks": (MJNet2dT, {"width": 4, "depth": 3, "temporal": "blocks"}),
+    "mjnet_3dt": (MJNet3dT, {"width": 4, "depth": 3}),
+    "mjnet_4d": (MJNet4d, {"width": 4, "depth": 3}),
+    "mjnet_4d strided": (MJNet4d, {"width": 4, "depth": 3, "stem_stride": 2}),
+    "tcn": (TemporalConvNet, {"width": 4, "blocks": 2}),
+    "tcn strided": (TemporalConvNet, {"width": 4, "blocks": 2, "stem_stride": 2}),
+    "unet": (BaselineUNet, {"width": 4, "depth": 3}),
+    "unet 3d": (BaselineUNet, {"width": 4, "depth": 3, "dims": 3, "n_slices": 3}),
+    "attention_unet": (BaselineAttentionUNet, {"width": 4, "depth": 3}),
+    "attention_unet 3d": (
+        BaselineAttentionUNet,
+        {"width": 4, "depth": 3, "dims": 3, "n_slices": 3},
+    ),
+    "vnet": (BaselineVNet, {}),
+    "segresnet": (BaselineSegResNet, {"width": 4, "depth": 3}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=NETWORKS)
+def entry(request):
+    return NETWORKS[request.param]
+
+
+def build(entry, **options):
+    kind, own = entry
+    return kind(kind.Config(**{"time_points": TIMES, **own, **options}))
+
+
+def sample(network, batch=1, extra=2, size=32):
+    config = network.config
+    return torch.randn(
+        batch, config.channels, config.time_points, config.n_slices + extra, size, size
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("extra", [0, 2])
+def test_one_logit_map_per_whole_neighbourhood(entry, classes, extra):
+    network = build(entry, classes=classes, channels=2)
+    with torch.no_grad():
+        logits = network(sample(network, batch=2, extra=extra))
+    assert logits.shape == (2, classes, extra + 1, 32, 32)
+    # Logits, not probabilities.
+    assert logits.min() < 0
+    assert not torch.allclose(logits.sum(1), torch.ones(()))
+
+
+def test_takes_any_plane_of_its_multiple(entry):
+    network = build(entry).eval()
+    multiple = network.in_plane_multiple
+    size = (multiple * (2 + 32 // multiple), multiple * (1 + 32 // multiple))
+    x = torch.randn(1, 1, TIMES, network.config.n_slices, *size)
+    with torch.no_grad():
+        assert network(x).shape[-2:] == size
+    if multiple > 1:
+        with pytest.raises(GeometryError, match=rf"multiples of {multiple}, found \[33, "):
+            network(torch.randn(1, 1, TIMES, network.config.n_slices, 33, 32))
+
+
+def test_wrong_input_is_one_clear_error(entry):
+    network = build(entry)
+    x = sample(network)
+    with pytest.raises(GeometryError, match="needs 8 time points, found 5"):
+        network(x[:, :, :5])
+    with pytest.raises(GeometryError, match="needs 1 channels, found 2"):
+        network(x.expand(-1, 2, -1, -1, -1, -1))
+    with pytest.raises(GeometryError, match="needs 6 axes"):
+        network(x[0])
+    too_few = network.config.n_slices - 1
+    with pytest.raises(GeometryError, match=f"slices, found {too_few}"):
+        network(x[:, :, :, :too_few])
+
+
+def test_wrong_config_is_one_clear_error(entry):
+    for wrong in ({"classes": 5}, {"channels": 0}, {"time_points": 0}, {"n_slices": 2}):
+        (name,) = wrong
+        with pytest.raises(SettingsError, match=name):
+            build(entry, **wrong)
+
+
+def test_config_is_frozen_and_kept(entry):
+    network = build(entry)
+    assert isinstance(network.config, entry[0].Config)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        network.config.classes = 2
+    entry[0].Config()  # every field has a default
+
+
+def test_every_parameter_learns(entry):
+    network = build(entry)
+    network(sample(network, batch=2)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_every_channel_time_point_and_slice_counts(entry):
+    network = build(entry, channels=2).eval()
+    x = sample(network).requires_grad_()
+    network(x).square().sum().backward()
+    assert (x.grad.abs().amax((0, 4, 5)) > 0).all()
+
+
+def test_eval_is_deterministic_and_its_samples_independent(entry):
+    network = build(entry, dropout=0.3)
+    network(sample(network, batch=2))  # batch statistics, where there are any
+    network.eval()
+    x = sample(network, batch=2)
+    with torch.no_grad():
+        first, again = network(x), network(x)
+        alone = torch.cat([network(x[:1]), network(x[1:])])
+    assert torch.equal(first, again)
+    torch.testing.assert_close(alone, first, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_alone_can_be_left_on(entry):
+    """Monte-Carlo use: dropout layers in train mode, everything else in eval mode."""
+    network = build(entry, dropout=0.3).eval()
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.dropout._DropoutNd)]
+    assert any(layer.p > 0 for layer in layers)
+    for layer in layers:
+        layer.train()
+    x = sample(network)
+    with torch.no_grad():
+        assert not torch.equal(network(x), network(x))
+
+
+def test_order_of_time_points_matters(entry):
+    network = build(entry)
+    network(sample(network, batch=2))
+    network.eval()
+    x = sample(network)
+    with torch.no_grad():
+        change = (network(x.flip(2)) - network(x)).abs().mean()
+        assert change > 0.01 * network(x).std()
+
+
+def test_runs_in_bfloat16(entry):
+    network = build(entry)
+    x = sample(network, batch=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = functional.cross_entropy(network(x), torch.zeros(2, 3, 32, 32, dtype=torch.long))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.dtype == torch.float32 and p.grad.isfinite().all() for p in network.parameters())
+
+
+def patterned(network):
+    """Classes told apart by when the bolus arrives, in noise."""
+    size = 32
+    truth = torch.zeros(1, size, size, dtype=torch.long)
+    truth[:, 6:26, 6:26] = 1
+    truth[:, 10:22, 14:26] = 2
+    truth[:, 12:18, 16:22] = 3
+    times = torch.arange(TIMES).view(-1, 1, 1)
+    height = torch.tensor([0.0, 3.0, 3.0, 1.5])[truth]
+    curves = height * torch.exp(-0.5 * (times - 2.0 - 1.5 * truth).square())
+    x = curves[:, None].expand(-1, network.config.n_slices, -1, -1)  # (T, Z, Y, X)
+    return (x + 0.1 * torch.randn(x.shape))[None, None], truth
+
+
+def test_learns_one_sample(entry):
+    network = build(entry)
+    x, truth = patterned(network)
+    weight = 1 / torch.bincount(truth.flatten()).sqrt()  # the inner classes are small
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(network(x)[:, :, 0], truth, weight)
+        loss.backward()
+        optimizer.step()
+        if loss < 0.1:
+            break
+    right = network(x)[:, :, 0].argmax(1) == truth
+    for label in range(4):
+        assert right[truth == label].float().mean() > 0.8
