@@ -47,6 +47,8 @@ def data(tmp_path):
     lines = ["participant_id\tgroup\tsplit"]
     for label, (group, split) in PEOPLE.items():
         layout, there = OwnLayout(root, label), group != "WIS"
+        layout.scan("ctp").parent.mkdir(parents=True)
+        layout.scan("ctp").touch()  # scans are named, never opened
         nifti.write_volume(layout.truth_mask("core"), CORE if there else NOTHING, GRID)
         nifti.write_volume(layout.truth_mask("penumbra"), PENUMBRA if there else NOTHING, GRID)
         lines.append(f"sub-{label}\t{group}\t{split}")
@@ -121,9 +123,10 @@ class TestEvaluate:
         nested = tmp_path / "nested"
         shutil.copytree(pred, nested / "studies")
         assert scoring.evaluate(nested, data, tmp_path / "b", split="test", options=FAST) == plain
+        (nested / "studies").rename(nested / "predictions")
+        assert scoring.evaluate(nested, data, tmp_path / "d", split="test", options=FAST) == plain
         (pred / ".cohort").mkdir()  # as `strokect cohort` leaves it
         (pred / "summary.json").write_text("{}")
-        (pred / "sub-0001_ses-01").rename(pred / "sub-0001")  # as a DICOM study is called
         assert scoring.evaluate(pred, data, tmp_path / "c", split="test", options=FAST) == plain
 
     def test_no_groups_without_participants(self, data, pred, tmp_path):
@@ -140,6 +143,33 @@ class TestEvaluate:
         assert found["not_evaluated"] == {
             "penumbra": "no prediction has it", "hypoperfusion": "needs penumbra",
         }  # fmt: skip
+
+    def test_chosen_studies_and_classes(self, data, pred, tmp_path):
+        names = ["sub-0001_ses-01", "sub-0004_ses-01"]
+        found = scoring.evaluate(
+            pred, data, tmp_path / "out", only=names, classes=2, options=FAST
+        )  # fmt: skip
+        assert (found["studies"], found["classes"]) == (2, ["core"])
+        assert found["not_evaluated"]["penumbra"] == "not one of the 2 classes"
+        with pytest.raises(ScanError, match="no truth for the case 'sub-7'"):
+            scoring.evaluate(pred, data, tmp_path / "o", only=["sub-7"])
+
+    def test_a_data_set_of_another_layout(self, tmp_path):
+        """ISLES'18: the core alone has a truth."""
+        root, pred = tmp_path / "isles", tmp_path / "pred"
+        for name, core in (("case_1", CORE), ("case_2", PENUMBRA)):
+            path = root / "TRAINING" / name / "SMIR.Brain.XX.O.OT.1" / "SMIR.Brain.XX.O.OT.1.nii"
+            path.parent.mkdir(parents=True)
+            nifti.write_volume(path, core, GRID)
+            write(pred, name, CORE, PENUMBRA)
+        found = scoring.evaluate(pred, root, tmp_path / "out", options=FAST)
+        assert found["not_evaluated"]["penumbra"] == "no truth has it"
+        dice = {k: float(r["dice"]) for k, r in rows(tmp_path / "out").items()}
+        assert dice == {("case_1", "core"): 1.0, ("case_2", "core"): 0.0}
+        other = Grid(GRID.shape, GRID.affine + np.eye(4, k=3))
+        write(pred, "case_2", CORE, PENUMBRA, other)
+        with pytest.raises(GeometryError, match=r"SMIR\.Brain"):
+            scoring.evaluate(pred, root, tmp_path / "out2")
 
 
 class TestRefused:
@@ -195,13 +225,16 @@ class TestRefused:
     def test_a_patient_that_participants_lacks(self, data, pred, tmp_path):
         path = data / "participants.tsv"
         path.write_text("\n".join(path.read_text().splitlines()[:4]) + "\n")
-        self.refused(ScanError, "no line for sub-0004", pred, data, tmp_path / "out")
+        match = "no split is given for sub-0004_ses-01"
+        self.refused(ScanError, match, pred, data, tmp_path / "out", split="test")
 
     def test_places_that_hold_nothing(self, data, pred, tmp_path):
         out = tmp_path / "out"
         self.refused(ScanError, "no such", tmp_path / "nowhere", data, out)
         self.refused(ScanError, "no predictions", data, data, out)
-        self.refused(ScanError, "no true masks", pred, pred, out)
+        self.refused(ScanError, "no data set", pred, tmp_path / "pred" / "sub-0001_ses-01", out)
+        shutil.rmtree(data / "derivatives")
+        self.refused(ScanError, "no truth", pred, data, out)
 
     def test_output_that_is_there(self, data, pred, tmp_path):
         out = tmp_path / "out"
@@ -282,7 +315,7 @@ class TestSingle:
     def test_a_study_folder_against_its_data_set(self, data, pred, tmp_path):
         found = scoring.evaluate(pred / "sub-0002_ses-01", data, tmp_path / "out", options=FAST)
         assert found["studies"] == 1 and "LVO" in found["groups"]
-        with pytest.raises(ScanError, match="not in the split"):
+        with pytest.raises(ScanError, match="not among those chosen"):
             scoring.evaluate(pred / "sub-0002_ses-01", data, tmp_path / "out2", split="train")
 
     def test_mismatched(self, data, pred, tmp_path):

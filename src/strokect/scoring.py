@@ -42,13 +42,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score predictions against the truth; ``out`` appears when it is whole.
 
-    pred : a folder of study folders (each with ``masks/core.nii.gz``, ``masks/penumbra.nii.gz``;
-    in it or in its ``studies``), one such study folder, or a NIfTI file of labels or of a mask.
-    truth : a data set of the own layout, for study folders; or a NIfTI file, for one study.
-    split : of participants.tsv, scored alone. classes : of label files (2, 3 or 4, see
-    ``scoring_inputs.LABELS``);
-    needed where their values do not tell. progress : called with studies done and in all.
-    Writes patients.tsv, summary.json (SCHEMA) and table.md; returns the content of the summary.
+    pred : a folder of study folders, named as ``layouts.find_studies`` does, each with
+    ``masks/core.nii.gz`` and ``masks/penumbra.nii.gz`` (in it, its ``studies`` or its
+    ``predictions``); one such study folder; or a NIfTI file of labels or of a mask.
+    truth : a data set of any layout of ``catalog``, for study folders; or a NIfTI file, for one
+    study. split, only : scored are the patients of this split of participants.tsv, the studies
+    of these names. classes : 2, 3 or 4: of label files (``scoring_inputs.LABELS``), where their
+    values do not tell; with 2 the core alone is scored. progress : called with studies done and in
+    all. Writes patients.tsv, summary.json (SCHEMA), table.md; returns the content of the summary.
 
     Raises ScanError for a study without a prediction, a prediction without a truth, and a missing
     mask; GeometryError for grids that differ; SettingsError for an unknown split or classes;

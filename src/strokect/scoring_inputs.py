@@ -116,7 +116,7 @@ def _plan_data_set(pred: Path, truth: Path, choice: Choice) -> Plan:
         )  # fmt: skip
     pairs = [(case, found[case.name]) for case in chosen if case.name in found]
     if not pairs:
-        raise ScanError(f"the study is not in the split {choice.split!r}", pred, "Choose another")
+        raise ScanError("the study is not among those chosen", pred, "Leave --split out")
     regions, skipped = _regions(pairs, layout if name != "own" else None, choice.classes)
     return Plan(
         [
@@ -233,9 +233,10 @@ def _mask_path(folder: Path, name: str) -> Path:
 
 def _own_mask(case: DataCase, name: str) -> Path:
     """True mask of a case of the own layout."""
-    folder = Path() if case.labels is None else case.labels
-    label, session = (part.partition("-")[2] for part in folder.parts[-2:])
-    return OwnLayout(folder.parents[3], label, session).truth_mask(name)
+    if case.labels is None:
+        raise no_truth(case)
+    label, session = (part.partition("-")[2] for part in case.labels.parts[-2:])
+    return OwnLayout(case.labels.parents[3], label, session).truth_mask(name)
 
 
 def _load_own(folder: Path, case: DataCase, regions: Sequence[str]) -> Masks:

@@ -95,7 +95,7 @@ def test_page(tmp_path):
     assert page.count("data:image/png;base64,") == 1
     assert "default-src 'none'" in page
     assert not re.findall(r'(?:src|href)="(?!data:|table|comparison|figure)', page)
-    assert "4 studies of 4 patients, common to all 2 models." in page
+    assert "4 studies of 4 patients, common to all models (2)." in page
 
 
 def test_rows_hold_what_was_measured():
@@ -137,6 +137,9 @@ def test_markdown():
 def test_left_out_is_said():
     content = content_of({"a": model(1), "b": model(2, groups=("LVO", "LVO"))})
     assert "Left out, as others lack them: 2 of a." in counts_text(content)
+    assert counts_text(content).startswith("2 studies of 2 patients, common")
+    alone = content_of({"a": model(1, groups=("LVO",))})
+    assert counts_text(alone).startswith("1 study of 1 patient, common")
 
 
 def test_p_text():

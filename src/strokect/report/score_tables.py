@@ -45,7 +45,7 @@ def evaluation_markdown(summary: Json) -> str:
     split = f", split {summary['split']}" if summary["split"] else ""
     return (
         f"# Agreement with truth\n\n{strokect.RESEARCH_USE_ONLY}\n\n"
-        f"{summary['studies']} studies of {summary['patients']} patients{split}. False alarms: "
+        f"{_people(summary)}{split}. False alarms: "
         f"patients without a true lesion in whom more than {limit:g} ml is found.\n\n"
         f"{table}\n\n{notes}\n"
     )
@@ -217,7 +217,13 @@ def counts_text(content: Json) -> str:
     """How many studies are compared, and how many are not."""
     lost = [f"{n} of {name}" for name, n in content["left_out"].items() if n]
     rest = f" Left out, as others lack them: {', '.join(lost)}." if lost else ""
+    return f"{_people(content)}, common to all models ({len(content['models'])}).{rest}"
+
+
+def _people(content: Json) -> str:
+    """E.g. "31 studies of 30 patients"."""
+    studies, patients = content["studies"], content["patients"]
     return (
-        f"{content['studies']} studies of {content['patients']} patients, common to all "
-        f"{len(content['models'])} models.{rest}"
+        f"{studies} {'study' if studies == 1 else 'studies'} of "
+        f"{patients} {'patient' if patients == 1 else 'patients'}"
     )
