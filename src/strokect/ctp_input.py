@@ -7,12 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from strokect.core.classes import to_classes
+from strokect.core.classes import BACKGROUND, BRAIN, to_classes
 from strokect.core.types import (
     BoolArray,
     CTSeries,
@@ -24,7 +23,8 @@ from strokect.core.types import (
 from strokect.io.datasets import Case, Layout
 from strokect.io.stamp import stamp
 from strokect.learn.cache import Example, read_example, write_example
-from strokect.learn.inputs import InputOptions, brain_box, network_input
+from strokect.learn.inputs import InputOptions, brain_box, network_input, normalised
+from strokect.learn.spacing import Regrid, regrid
 from strokect.perfusion import curves as enhancement
 from strokect.perfusion import motion, quality
 from strokect.perfusion.motion import MotionOptions
@@ -33,24 +33,33 @@ from strokect.perfusion.prepare import Given, prepare
 
 @dataclass(frozen=True, eq=False)
 class ScanInput:
-    """A scan as a network is given it. image : (C, T, Z, Y, X) float32, cut to ``box`` in the
-    plane. brain : (Z, Y, X) of the whole scan. mean_hu : (Z, Y, X). flags : quality findings."""
+    """A scan as a network is given it.
+
+    image : (C, T, z, y, x) float32, cut to ``box`` in the plane and at the network's voxel size.
+    image_brain : (z, y, x). regrid : between the box and the image. brain, mean_hu : (Z, Y, X) of
+    the whole scan. voxel_ml : of the image. flags : quality findings.
+    """
 
     image: npt.NDArray[np.float32]
+    image_brain: BoolArray
+    regrid: Regrid
     box: tuple[slice, slice]
     brain: BoolArray
     mean_hu: FloatArray
+    voxel_ml: float
     flags: tuple[QualityFlag, ...] = ()
 
-    @property
-    def cut_brain(self) -> BoolArray:
-        return self.brain[:, *self.box]
-
-    def on_scan(self, values: npt.NDArray[Any], outside: float = 0.0) -> npt.NDArray[Any]:
-        """Values (..., Z, y, x) of the box on the whole scan (..., Z, Y, X)."""
-        out = np.full((*values.shape[:-2], *self.brain.shape[1:]), outside, values.dtype)
-        out[..., self.box[0], self.box[1]] = values
+    def on_scan(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values (..., z, y, x) of the image on the scan (..., Z, Y, X), 0 outside the box."""
+        found = self.regrid.to_scan(values)
+        out = np.zeros((*found.shape[:-2], *self.brain.shape[1:]), np.float32)
+        out[..., self.box[0], self.box[1]] = found
         return out
+
+    def labels_for_network(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """House labels (Z, Y, X) of the scan on the image; brain where the truth says nothing."""
+        known = np.where((labels == BACKGROUND) & self.brain, BRAIN, labels).astype(np.uint8)
+        return self.regrid.labels_to_network(known[:, *self.box])
 
 
 def scan_input(
@@ -77,12 +86,24 @@ def scan_input(
     if options.crop_mm is not None:
         box = brain_box(brain, (round(options.crop_mm / dy), round(options.crop_mm / dx)))
     cut = series.data_hu[:, :, box[0], box[1]]
-    image = network_input(cut, series.times_s, brain[:, box[0], box[1]], arrival, options)
+    seen = network_input(cut, series.times_s, arrival, options)
+    grids = regrid(cut.shape[1:], series.grid.spacing_mm, options.spacing_mm)
+    seen, image_brain = grids.to_network(seen), grids.mask_to_network(brain[:, *box])
+    voxel_ml = series.grid.voxel_ml * cut[0].size / image_brain.size
     brain_ml = float(np.count_nonzero(brain) * series.grid.voxel_ml)
     flags += quality.scan_flags(
         series.times_s, series.grid, brain_ml, prepared.noise_hu, prepared.axis.exact
     )
-    return ScanInput(image, box, brain, prepared.mean_hu, tuple(flags))
+    return ScanInput(
+        normalised(seen, image_brain, options),
+        image_brain,
+        grids,
+        box,
+        brain,
+        prepared.mean_hu,
+        voxel_ml,
+        tuple(flags),
+    )
 
 
 @dataclass(frozen=True)
@@ -117,10 +138,8 @@ class CaseLoader:
         found = scan_input(series, self.options)
         labels = None
         if case.labels is not None:
-            labels = self.layout.labels(case, series.grid)
-            labels = np.where((labels == 0) & found.brain, 1, labels).astype(np.uint8)
-            labels = labels[:, found.box[0], found.box[1]]
-        return Example(found.image, labels, found.cut_brain)
+            labels = found.labels_for_network(self.layout.labels(case, series.grid))
+        return Example(found.image, labels, found.image_brain)
 
     def _key(self, case: Case) -> str:
         """Of the files and the options: a scan that changed is prepared anew."""

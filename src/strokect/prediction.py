@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 from strokect import pipeline
-from strokect.core.classes import BRAIN, CLASS_NAMES, CORE, LABELS, PENUMBRA, from_classes
+from strokect.core.classes import (
+    BACKGROUND,
+    BRAIN,
+    CLASS_NAMES,
+    CORE,
+    PENUMBRA,
+    from_classes,
+)
 from strokect.core.result import SegmentationResult
 from strokect.core.types import CTSeries, FloatArray, Mask, Volume
 from strokect.ctp_input import ScanInput, scan_input
@@ -85,7 +92,7 @@ def segment(
         found = predict_with_uncertainty(
             model.network,
             torch.from_numpy(seen.image),
-            torch.from_numpy(np.ascontiguousarray(seen.cut_brain)),
+            torch.from_numpy(np.ascontiguousarray(seen.image_brain)),
             needs_of(model.network),
             model.settings.tiling,
             uncertainty,
@@ -103,9 +110,9 @@ def _result(
     made_by: dict[str, Any],
 ) -> SegmentationResult:
     grid, classes = series.grid, model.settings.data.classes
-    best = from_classes(found.mean.argmax(dim=0).numpy().astype(np.uint8), classes)
-    labels = seen.on_scan(np.where(best == LABELS["background"], BRAIN, best).astype(np.uint8))
-    labels[~seen.brain] = LABELS["background"]  # what lies outside the brain is no lesion
+    best = seen.on_scan(found.mean.numpy()).argmax(axis=0).astype(np.uint8)
+    labels = np.maximum(from_classes(best, classes), BRAIN)
+    labels[~seen.brain] = BACKGROUND  # what lies outside the brain is no lesion
     masks = {"brain": Mask(seen.brain, grid, "brain"), "core": Mask(labels == CORE, grid, "core")}
     if classes > 2:
         masks["penumbra"] = Mask(labels == PENUMBRA, grid, "penumbra")
@@ -118,10 +125,10 @@ def _result(
         chance["hypoperfusion"] = chance["core"] + chance["penumbra"]
     drawn = len(found.voxels) > 1
     flags = pipeline.by_rank(list(seen.flags))
-    ranges = {
-        n: [float(v) * grid.voxel_ml for v in found.voxels[:, names.index(n)].aminmax()]
-        for n in lesions
-    }
+    counts = {n: found.voxels[:, names.index(n)] for n in lesions}
+    if classes > 2:
+        counts["hypoperfusion"] = counts["core"] + counts["penumbra"]
+    ranges = {n: [float(v) * seen.voxel_ml for v in c.aminmax()] for n, c in counts.items()}
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "volumes_ml": {n: m.volume_ml for n, m in masks.items() if n != "brain"},

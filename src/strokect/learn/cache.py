@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import shutil
 import uuid
@@ -34,13 +36,16 @@ def read_example(folder: Path) -> Example | None:
     try:
         names = json.loads((folder / "parts.json").read_text())
         arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in names}
-    except (OSError, ValueError):  # gone, or of another make: it is prepared anew
-        return None
-    return Example(arrays["image"], arrays.get("labels"), arrays["brain"])
+        return Example(arrays["image"], arrays.get("labels"), arrays["brain"])
+    except (OSError, ValueError, EOFError, TypeError, KeyError):
+        return None  # gone, cut short or of another make: it is prepared anew
 
 
-def write_example(folder: Path, example: Example) -> None:
-    """Write to a temporary folder and rename: several processes may prepare the same scan."""
+def write_example(folder: Path, example: Example) -> Example:
+    """Keep a scan, its image in half precision, and return what ``read_example`` now gives.
+
+    Written to a temporary folder and renamed: several processes may prepare the same scan.
+    """
     temporary = folder.with_name(f".partial-{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
@@ -49,14 +54,26 @@ def write_example(folder: Path, example: Example) -> None:
             kind = np.float16 if name == "image" else array.dtype
             np.save(temporary / f"{name}.npy", np.asarray(array, kind), allow_pickle=False)
         (temporary / "parts.json").write_text(json.dumps(list(parts)))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if read_example(folder) is None:  # not another process that was faster
-                raise
+        return _put(temporary, folder)
     except OSError as error:
         raise OutputError(
             f"cannot write prepared scans ({error.strerror})", folder.parent, "Choose --cache"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, folder: Path) -> Example:
+    """Rename, unless another process was faster; what stands there broken makes way."""
+    for _ in range(3):
+        found = read_example(folder)
+        if found is not None:
+            return found
+        if folder.exists():
+            aside = folder.with_name(f".broken-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):  # another process may have moved it
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may stand there now
+            temporary.rename(folder)
+    raise OSError(errno.EIO, "what is written cannot be read back")

@@ -7,6 +7,7 @@ file with a JSON file of the settings that made them beside it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class SafeCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         with _reading(Path(path)), safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})["tree"])
-            return dict(_unpack(tree, file))
+            found = _unpack(tree, file)
+            return {key: found[key] for key in found}
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
@@ -53,7 +55,8 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path.name} ({error})", path.parent) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -86,8 +89,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def module_weights(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Weights of a checkpoint below ``prefix``, by their names without it."""
-    state = SafeCheckpointIO().load_checkpoint(checkpoint)["state_dict"]
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    with _reading(checkpoint):
+        state = SafeCheckpointIO().load_checkpoint(checkpoint)["state_dict"]
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 class _reading:
@@ -101,7 +105,7 @@ class _reading:
             raise ScanError("no such file", self._path, "Check the path")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (SafetensorError, KeyError, ValueError, OSError)):
+        if isinstance(error, (SafetensorError, LookupError, TypeError, ValueError, OSError)):
             raise ScanError(
                 "not a safetensors file that strokect wrote", self._path, "Train again, or copy it"
             ) from error
@@ -110,7 +114,7 @@ class _reading:
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().clone()  # no two may share memory
+        tensors[name] = value.detach().to("cpu", copy=True)  # no two may share memory
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class SlabOptions:
     slices : output slices of a sample, None for all. tile : (rows, columns), None for the whole
     slice. per_case : samples of each scan in an epoch. balance : chance of each class to be what a
     sample is centred on, () for anywhere in the brain; a scan without that class gives another
-    place. brain_only : voxels outside the brain have no say in the loss.
+    place. brain_only : voxels outside the brain have no say in the training loss.
     """
 
     slices: int | None = None
@@ -107,7 +107,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class VolumeDataset(Dataset[Sample]):
-    """Whole scans, as they are validated; a key is the number of the case."""
+    """Whole scans, as they are validated; a key is the number of the case.
+
+    Voxels outside the brain have weight 0, as nothing that is predicted there is kept.
+    """
 
     def __init__(self, load: Callable[[int], Example], n_cases: int):
         self._load, self._n_cases = load, n_cases
@@ -116,7 +119,8 @@ class VolumeDataset(Dataset[Sample]):
         return self._n_cases
 
     def __getitem__(self, number: int) -> Sample:
-        return draw(self._load(number), Needs(), SlabOptions(), np.random.default_rng(0))
+        options = SlabOptions(brain_only=True)
+        return draw(self._load(number), Needs(), options, np.random.default_rng(0))
 
 
 class Batch(NamedTuple):
@@ -156,11 +160,10 @@ def draw(example: Example, needs: Needs, options: SlabOptions, rng: np.random.Ge
     z = np.arange(first[0], first[0] + size[0])
     wide = np.arange(first[0] - half, first[0] + size[0] + half)
     inside = (z >= 0) & (z < shape[0])
-    image = _window(example.image[:, :, np.clip(wide, 0, shape[0] - 1)], first[1:], size[1:])
-    labels = _window(example.labels[np.clip(z, 0, shape[0] - 1)], first[1:], size[1:])
-    counted = example.brain if options.brain_only else np.ones(shape, bool)
-    weight = _window(np.asarray(counted)[np.clip(z, 0, shape[0] - 1)], first[1:], size[1:])
-    weight = weight * inside[:, None, None]
+    image = _window(example.image, wide, first[1:], size[1:])
+    labels = _window(example.labels, z, first[1:], size[1:])
+    counted = example.brain if options.brain_only else np.ones((1, *shape[1:]), bool)
+    weight = _window(counted, z, first[1:], size[1:]) & inside[:, None, None]
     return Sample(
         torch.from_numpy(image.astype(np.float32)),
         torch.from_numpy(labels.astype(np.int64)),
@@ -203,13 +206,14 @@ def _first(centre: int, size: int, whole: int, rng: np.random.Generator) -> int:
 
 
 def _window(
-    array: npt.NDArray[np.generic], first: Sequence[int], size: Sequence[int]
-) -> npt.NDArray[np.generic]:
-    """Rows and columns of the last two axes from ``first``, 0 beyond the edges."""
+    array: npt.NDArray[Any], z: npt.NDArray[np.intp], first: Sequence[int], size: Sequence[int]
+) -> npt.NDArray[Any]:
+    """Slices ``z`` of (..., Z, Y, X), the edge ones again beyond; rows and columns from ``first``,
+    0 beyond. Only what is asked for is read from a mapped file."""
     cut, pad = [], []
     for start, n, whole in zip(first, size, array.shape[-2:], strict=True):
         low, high = max(start, 0), min(start + n, whole)
         cut.append(slice(low, high))
         pad.append((low - start, start + n - high))
-    part = array[..., cut[0], cut[1]]
+    part = array[..., cut[0], cut[1]][..., np.clip(z, 0, array.shape[-3] - 1), :, :]
     return np.pad(part, [(0, 0)] * (array.ndim - 2) + pad)

@@ -13,12 +13,15 @@ from strokect.core.types import BoolArray, FloatArray
 
 Channel = Literal["hu", "enhancement", "baseline"]
 
+#: Where a mean over a width of 1 about 0 is sampled.
+_MIDPOINTS = (np.arange(16) + 0.5) / 16 - 0.5
+
 
 @dataclass(frozen=True)
 class InputOptions:
     """What a network sees of a scan.
 
-    time_points, interval_s : points in time and their distance. before_s : the first one lies this
+    spacing_mm : voxel size (z, y, x) that scans are brought to, None leaves them. time_points, interval_s : points in time and their distance. before_s : the first one lies this
     long before contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu" as
     it is, "enhancement" above the baseline, "baseline" the mean before contrast, at every time.
     zscore : each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around
@@ -26,6 +29,7 @@ class InputOptions:
     it. motion_correction : align the frames first.
     """
 
+    spacing_mm: tuple[float, float, float] | None = None
     time_points: int = 30
     interval_s: float = 1.5
     before_s: float = 6.0
@@ -37,15 +41,21 @@ class InputOptions:
     motion_correction: bool = True
 
     def __post_init__(self) -> None:
-        if self.time_points < 2 or not self.interval_s > 0:
+        if self.time_points < 2 or not 0 < self.interval_s < np.inf:
             raise SettingsError(
                 f"{self.time_points} time points every {self.interval_s:g} s",
                 "input",
                 "Give time_points of at least 2 and interval_s above 0",
             )
-        if not self.window_hu[0] < self.window_hu[1]:
+        if not np.isfinite(self.before_s):
+            raise SettingsError(f"{self.before_s} s before contrast", "input.before_s", "Give s")
+        if not -np.inf < self.window_hu[0] < self.window_hu[1] < np.inf:
             raise SettingsError(
                 f"an empty window of HU, {self.window_hu}", "input.window_hu", "Give low, high"
+            )
+        if self.spacing_mm is not None and not min(self.spacing_mm) > 0:
+            raise SettingsError(
+                f"voxels of {self.spacing_mm} mm", "input.spacing_mm", "Give z, y, x above 0"
             )
         if not self.channels:
             raise SettingsError("no channels", "input.channels", "Give at least one")
@@ -58,36 +68,46 @@ class InputOptions:
 def resampling_matrix(source_s: FloatArray, target_s: FloatArray) -> npt.NDArray[np.float32]:
     """Weights (N, T) that take samples at ``source_s`` (T,) to ``target_s`` (N,), both rising.
 
-    Linear interpolation; where the samples lie closer together than the targets, a triangle as
-    wide as the targets' distance, so that no sample is thrown away. Held constant beyond the ends.
+    Linear interpolation. Where the samples lie closer together than the targets, its mean over the
+    difference of the two distances, so that no sample between two targets is thrown away. A
+    straight line stays the same line; beyond the ends the samples are held.
     """
     source, target = np.asarray(source_s, float), np.asarray(target_s, float)
     if len(source) == 1:
         return np.ones((len(target), 1), np.float32)
+    gaps = np.diff(source)
     at = np.clip(target, source[0], source[-1])
-    left = np.clip(np.searchsorted(source, at, side="right") - 1, 0, len(source) - 2)
-    wide = float(np.median(np.diff(target))) if len(target) > 1 else 0.0
-    half = np.maximum(np.diff(source)[left], wide)
-    weights = np.maximum(0.0, 1.0 - np.abs(source[None] - at[:, None]) / half[:, None])
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    left = np.clip(np.searchsorted(source, at, side="right") - 1, 0, len(gaps) - 1)
+    step = float(np.median(np.diff(target))) if len(target) > 1 else 0.0
+    # Narrower at the ends, so that the mean stays one about the target.
+    room = 2 * np.minimum(at - source[0], source[-1] - at)
+    wide = np.clip(step - gaps[left], 0.0, room)
+    points = at[:, None] + wide[:, None] * _MIDPOINTS  # (N, M)
+    left = np.clip(np.searchsorted(source, points, side="right") - 1, 0, len(gaps) - 1)
+    share = (points - source[left]) / gaps[left]
+    weights = np.zeros((len(target), len(source)))
+    rows = np.arange(len(target))[:, None]
+    np.add.at(weights, (rows, left), 1 - share)
+    np.add.at(weights, (rows, left + 1), share)
+    return (weights / len(_MIDPOINTS)).astype(np.float32)
 
 
 def network_input(
     data_hu: FloatArray,
     times_s: FloatArray,
-    brain: BoolArray,
     arrival_s: float,
     options: InputOptions,
 ) -> npt.NDArray[np.float32]:
     """Channels of a scan at the times that the network expects, (C, N, Z, Y, X) float32.
 
-    data_hu : (T, Z, Y, X) HU. times_s : (T, Z). brain : (Z, Y, X). arrival_s : when contrast
-    reaches the brain, on the clock of ``times_s``. Each slice keeps the times of its own.
+    data_hu : (T, Z, Y, X) HU. times_s : (T, Z). arrival_s : when contrast reaches the brain, on the
+    clock of ``times_s``. Each slice keeps the times of its own. Not yet normalised.
     """
     target = arrival_s - options.before_s + options.interval_s * np.arange(options.time_points)
     low, high = options.window_hu
-    out = np.empty((len(options.channels), len(target), *brain.shape), np.float32)
-    for z in range(brain.shape[0]):
+    shape = data_hu.shape[1:]
+    out = np.empty((len(options.channels), len(target), *shape), np.float32)
+    for z in range(shape[0]):
         frames = np.clip(data_hu[:, z], low, high).reshape(len(data_hu), -1)
         seen = resampling_matrix(times_s[:, z], target) @ frames
         early = times_s[:, z] < arrival_s - 0.5 * options.interval_s
@@ -96,8 +116,16 @@ def network_input(
         still = np.broadcast_to(base, seen.shape)
         forms = {"hu": seen, "enhancement": seen - base, "baseline": still}
         for c, name in enumerate(options.channels):
-            out[c, :, z] = forms[name].reshape(len(target), *brain.shape[1:])
-    for c, channel in enumerate(out):
+            out[c, :, z] = forms[name].reshape(len(target), *shape[1:])
+    return out
+
+
+def normalised(
+    image: npt.NDArray[np.float32], brain: BoolArray, options: InputOptions
+) -> npt.NDArray[np.float32]:
+    """Each channel (C, N, Z, Y, X) to mean 0 and SD 1 over brain and time; the rest set apart."""
+    out = image.copy()
+    for c, channel in enumerate(image):
         if options.zscore and brain.any():
             values = channel[:, brain]
             out[c] = (channel - values.mean()) / max(float(values.std()), 1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import lightning.pytorch as pl
@@ -19,8 +19,9 @@ from strokect.learn.predict import Tiling, predict_volume
 @dataclass(frozen=True)
 class OptimizerOptions:
     """lr, weight_decay, momentum : as in torch. schedule : "cosine" falls to ``lr_min`` over the
-    whole training; "plateau" multiplies by ``factor`` after ``patience`` validations that are no
-    better. warmup : epochs of linear rise. clip : greatest norm of the gradient, None for any."""
+    whole training; "plateau" multiplies by ``factor`` each time ``patience`` validations in a row
+    were no better, down to ``lr_min``. warmup : epochs of linear rise. clip : greatest norm of the
+    gradient, None for any."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -34,12 +35,20 @@ class OptimizerOptions:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not 0 < self.factor < 1:
-            raise SettingsError(
-                f"lr {self.lr:g} and factor {self.factor:g}",
-                "optimizer",
-                "Give lr above 0 and factor between 0 and 1",
-            )
+        for good, name, fix in (
+            (0 < self.lr < math.inf, "lr", "a number above 0"),
+            (0 <= self.weight_decay < math.inf, "weight_decay", "0 or more"),
+            (0 <= self.momentum < 1, "momentum", "0 to below 1"),
+            (0 <= self.warmup < math.inf, "warmup", "a number of epochs, 0 or more"),
+            (0 <= self.lr_min <= self.lr, "lr_min", "0 to lr"),
+            (0 < self.factor < 1, "factor", "a number between 0 and 1"),
+            (self.patience >= 1, "patience", "1 or more"),
+            (self.clip is None or self.clip > 0, "clip", "a number above 0, or null"),
+        ):
+            if not good:
+                raise SettingsError(
+                    f"{name} = {getattr(self, name)}", f"optimizer.{name}", f"Give {fix}"
+                )
 
 
 class Loss(Protocol):
@@ -75,26 +84,23 @@ class SegmentationModule(pl.LightningModule):
         self._lesions, self._needs, self._optimizer = dict(lesions), needs, optimizer
         self._tiling, self._epochs, self._seed = tiling, epochs, seed
         self._overlap = torch.zeros(len(lesions), 2, dtype=torch.float64)
+        self._plateau = Plateau()
 
     @property
     def clip(self) -> float | None:
         """Greatest norm of the gradient."""
         return self._optimizer.clip
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout of an epoch is the same whether or not the training was broken off before it.
-        torch.manual_seed(hash_of(self._seed, self.current_epoch, self.global_rank))
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The learning rate is a pure function of how far the training is (but for plateaus)."""
-        if self._optimizer.schedule == "plateau" and not self._optimizer.warmup:
-            return
+        """Dropout and learning rate of a step are the same whether or not the training was broken
+        off before it."""
+        torch.manual_seed(hash_of(self._seed, self.current_epoch, batch_idx, self.global_rank))
+        options = self._optimizer
         steps = max(1, self.trainer.num_training_batches)
-        scale = lr_scale(self.current_epoch + batch_idx / steps, self._epochs, self._optimizer)
-        if self._optimizer.schedule == "plateau" and scale >= 1:
-            return
+        scale = lr_scale(self.current_epoch + batch_idx / steps, self._epochs, options)
+        lowered = max(options.factor**self._plateau.falls, options.lr_min / options.lr)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self._optimizer.lr * scale
+            group["lr"] = options.lr * scale * lowered
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         loss = self.loss(self.network(batch.image), batch.label, batch.weight)
@@ -112,35 +118,51 @@ class SegmentationModule(pl.LightningModule):
         self.log("val_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         found = chance.argmax(dim=0)
         for row, number in enumerate(self._lesions.values()):
-            a, b = (found == number) & (weight > 0), (label == number) & (weight > 0)
+            # What lies outside the brain is never called a lesion, but a lesion there is missed.
+            a, b = (found == number) & (weight > 0), label == number
             self._overlap[row, 0] += 2 * (a & b).sum().cpu()
             self._overlap[row, 1] += (a.sum() + b.sum()).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        total = torch.as_tensor(self.all_gather(self._overlap.to(self.device, torch.float32)))
+        total = torch.as_tensor(self.all_gather(self._overlap.to(self.device)))
         both, sizes = total.reshape(-1, len(self._lesions), 2).sum(dim=0).unbind(dim=1)
         dice = torch.where(sizes > 0, both / sizes.clamp(min=1), torch.ones_like(sizes))
         for name, value in zip(self._lesions, dice, strict=True):
-            self.log(f"val_dice_{name}", value, rank_zero_only=True)
+            self.log(f"val_dice_{name}", value)
         self.log("val_dice", dice.mean(), prog_bar=True)
+        if self._optimizer.schedule == "plateau":
+            self._plateau = self._plateau.after(float(dice.mean()), self._optimizer.patience)
 
-    def configure_optimizers(self) -> Any:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Not Lightning's own schedule: that one is stepped after the last checkpoint was written.
+        checkpoint["plateau"] = asdict(self._plateau)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._plateau = Plateau(**checkpoint["plateau"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         options = self._optimizer
         weights = [p for p in self.network.parameters() if p.requires_grad]
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         more = {"momentum": options.momentum} if options.name == "sgd" else {}
-        optimizer = kind[options.name](
-            weights, lr=options.lr, weight_decay=options.weight_decay, **more
-        )
-        if options.schedule != "plateau":
-            return optimizer
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, "max", options.factor, options.patience, min_lr=options.lr_min
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "monitor": "val_dice", "strict": False},
-        }
+        return kind[options.name](weights, lr=options.lr, weight_decay=options.weight_decay, **more)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """How often the learning rate fell. best : score so far. waited : validations since."""
+
+    best: float = -math.inf
+    waited: int = 0
+    falls: int = 0
+
+    def after(self, score: float, patience: int) -> Plateau:
+        """The state after one more validation; higher is better, by 1e-4 at least."""
+        if score > self.best + 1e-4:
+            return Plateau(score, 0, self.falls)
+        if self.waited + 1 < patience:
+            return Plateau(self.best, self.waited + 1, self.falls)
+        return Plateau(self.best, 0, self.falls + 1)
 
 
 def lr_scale(epoch: float, epochs: int, options: OptimizerOptions) -> float:

@@ -32,6 +32,8 @@ class Tiling:
             raise SettingsError(
                 f"an overlap of {self.overlap:g}", "tiling.overlap", "Give 0 to below 1"
             )
+        if min(n for n in (self.batch, self.slices, *(self.tile or ())) if n is not None) < 1:
+            raise SettingsError("a window of no size", "tiling", "Give sizes of 1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class UncertaintyOptions:
     method: Literal["none", "dropout", "flip"] = "flip"
     draws: int = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise SettingsError(f"{self.draws} draws", "uncertainty.draws", "Give 1 or more")
 
 
 def predict_volume(
@@ -119,20 +125,24 @@ def predict_with_uncertainty(
     """
     network.eval()
     draws = list(_draws(options))
-    chances, voxels = [], []
-    with torch.inference_mode(), _dropout_on(network, options):
+    mean = spread = torch.zeros(())
+    voxels = []
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]), _dropout_on(network, options):
         for n, flips in enumerate(draws):
             progress(n, len(draws))
             if options.method == "dropout":
                 torch.manual_seed(options.seed + n)
             seen = image.flip(flips) if flips else image
             chance = predict_volume(network, seen, needs, tiling)
-            chances.append(chance.flip(flips) if flips else chance)
-            best = chances[-1].argmax(dim=0)[inside]
+            chance = chance.flip(flips) if flips else chance
+            best = chance.argmax(dim=0)[inside]
             voxels.append(torch.bincount(best, minlength=len(chance)))
-    stack = torch.stack(chances)
-    sd = stack.std(dim=0) if len(draws) > 1 else torch.zeros_like(stack[0])
-    return Prediction(stack.mean(dim=0), sd, torch.stack(voxels))
+            # Welford's update: one draw at a time is held in memory.
+            far = chance - mean
+            mean = mean + far / (n + 1)
+            spread = spread + far * (chance - mean)
+    sd = (spread / max(len(draws) - 1, 1)).clamp(min=0).sqrt()
+    return Prediction(mean, sd, torch.stack(voxels))
 
 
 def _draws(options: UncertaintyOptions) -> Iterator[list[int]]:

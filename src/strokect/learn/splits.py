@@ -8,7 +8,7 @@ import numpy as np
 
 from strokect.core.errors import SettingsError
 
-Parts = dict[str, list[str]]
+PARTS = ("train", "val", "test")
 
 
 def split_patients(
@@ -16,8 +16,8 @@ def split_patients(
 ) -> dict[str, str]:
     """Part ("train", "val" or "test") of every patient, each group shared out alike.
 
-    groups : patient to group. fractions : of the three parts, together 1. The parts of a group are
-    as near to their fractions as whole patients allow.
+    groups : patient to group. fractions : of the three parts, together 1. Each part of a group is
+    right within one patient, and what rounding gave to a part in one group it takes in the next.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SettingsError(
@@ -25,22 +25,30 @@ def split_patients(
             "data.fractions",
             "Give three shares, train, val and test, that make 1 together",
         )
-    ends = np.cumsum(fractions)
     part: dict[str, str] = {}
-    for n, patient in _shuffled(groups, seed):
-        part[patient] = ("train", "val", "test")[int(np.searchsorted(ends[:2], n, side="right"))]
+    owed = np.zeros(3)
+    for members in _shuffled(groups, seed):
+        exact = len(members) * np.asarray(fractions, float)
+        sizes = np.floor(exact + 1e-9).astype(int)
+        rest = exact - sizes
+        # The patients that are left over go where most is missing, but never to a part of share 0.
+        order = np.argsort(np.where(rest > 1e-9, -(rest + owed), np.inf), kind="stable")
+        sizes[order[: len(members) - sizes.sum()]] += 1
+        owed += exact - sizes
+        part |= zip(members, np.repeat(PARTS, sizes).tolist(), strict=True)
     return part
 
 
 def k_folds(groups: Mapping[str, str], folds: int, seed: int) -> dict[str, int]:
     """Fold (0 .. folds-1) of every patient, each group shared out alike."""
-    if not 2 <= folds <= len(groups):
+    if not 3 <= folds <= len(groups):
         raise SettingsError(
             f"{folds} folds of {len(groups)} patients",
             "data.folds",
-            "Give 2 or more, and no more than patients",
+            "Give 3 or more (to test, to validate, to train), and no more than patients",
         )
-    return {patient: int(n * folds) for n, patient in _shuffled(groups, seed)}
+    patients = [p for members in _shuffled(groups, seed) for p in members]
+    return {patient: n % folds for n, patient in enumerate(patients)}
 
 
 def parts_of_fold(folds: Mapping[str, int], fold: int) -> dict[str, str]:
@@ -50,16 +58,15 @@ def parts_of_fold(folds: Mapping[str, int], fold: int) -> dict[str, str]:
         raise SettingsError(f"no fold {fold}", "data.fold", f"Give 0 to {n - 1}")
     chooses = (fold + 1) % n
     return {
-        p: "test" if f == fold else "val" if f == chooses and n > 2 else "train"
-        for p, f in folds.items()
+        p: "test" if f == fold else "val" if f == chooses else "train" for p, f in folds.items()
     }
 
 
-def _shuffled(groups: Mapping[str, str], seed: int) -> list[tuple[float, str]]:
-    """Patients with their place in [0, 1) among their group, shuffled by ``seed``."""
-    out: list[tuple[float, str]] = []
+def _shuffled(groups: Mapping[str, str], seed: int) -> list[list[str]]:
+    """The patients of each group, in an order of ``seed``."""
+    out: list[list[str]] = []
     for number, group in enumerate(sorted(set(groups.values()))):
         members = sorted(p for p, g in groups.items() if g == group)
         order = np.random.default_rng([seed, number]).permutation(len(members))
-        out += [((k + 0.5) / len(members), members[i]) for k, i in enumerate(order)]
+        out.append([members[i] for i in order])
     return out
