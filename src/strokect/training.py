@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strokect import __version__, catalog
+from strokect import __version__
 from strokect.core.classes import CLASS_NAMES
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
 from strokect.ctp_input import CaseLoader
@@ -24,6 +24,7 @@ from strokect.learn.train import Epoch, Machine, fit, last_checkpoint
 from strokect.models import ModelCard, write_model
 from strokect.training_settings import (
     TrainingSettings,
+    build_layout,
     build_loss,
     build_network,
     needs_of,
@@ -112,7 +113,7 @@ def find_cases(settings: TrainingSettings) -> tuple[Layout, list[Case]]:
     """The cases of the data set, by names alone."""
     if not settings.data.folder:
         raise SettingsError("no data set", "data.folder", "Give --data DIR")
-    layout: Layout = catalog.load("layouts", settings.data.layout)()
+    layout: Layout = build_layout(settings)
     if settings.data.classes not in layout.classes:
         raise SettingsError(
             f"{settings.data.classes} classes of a data set in layout {settings.data.layout!r}",

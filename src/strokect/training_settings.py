@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from strokect import catalog
 from strokect.core.errors import SettingsError
+from strokect.io.datasets import Layout
 from strokect.learn.augment import AugmentOptions
 from strokect.learn.data import Needs, SlabOptions
 from strokect.learn.inputs import InputOptions
@@ -32,8 +33,9 @@ _DERIVED = ("classes", "channels", "time_points")
 class DataSettings(BaseModel):
     """Which patients, and how they are shared out.
 
-    folder : the data set, unless the command line gives one. layout : of ``catalog``. classes : 4
-    background, brain, penumbra, core; 3 rest, penumbra, core; 2 rest, core. split : "given" takes
+    folder : the data set, unless the command line gives one. layout : of ``catalog``;
+    layout_options : fields of its class. classes : 4 background, brain, penumbra, core; 3 rest,
+    penumbra, core; 2 rest, core. split : "given" takes
     the data set's own where it has one; "random" shares out by ``fractions`` (train, val, test).
     folds, fold : cross-validation instead; ``fold`` tests, the next one validates.
     """
@@ -42,6 +44,7 @@ class DataSettings(BaseModel):
 
     folder: str = ""
     layout: str = "own"
+    layout_options: dict[str, Any] = {}
     classes: Literal[2, 3, 4] = 4
     split: Literal["given", "random"] = "given"
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
@@ -105,7 +108,7 @@ def parse_training_settings(content: dict[str, Any], path: Path) -> TrainingSett
             f"the name {settings.name!r}", path, "Use letters, digits and . _ - + in it"
         )
     try:
-        catalog.load("layouts", settings.data.layout)
+        build_layout(settings)
         catalog.load("losses", settings.loss.name)
         _config(settings)
     except SettingsError as error:
@@ -117,6 +120,13 @@ def build_network(settings: TrainingSettings) -> nn.Module:
     """The network that the settings describe, with fresh weights."""
     network: nn.Module = catalog.load("networks", settings.network.name)(_config(settings))
     return network
+
+
+def build_layout(settings: TrainingSettings) -> Layout:
+    """The data set's layout with its options."""
+    kind = catalog.load("layouts", settings.data.layout)
+    layout: Layout = _built(kind, "layout_options", settings.data.layout_options, "data.")
+    return layout
 
 
 def needs_of(network: Any) -> Needs:
@@ -154,10 +164,23 @@ def _config(settings: TrainingSettings) -> Any:
                 f"network.config.{name} is {given[name]}, data and input make it {derived[name]}",
                 fix=f"Leave network.config.{name} out",
             )
-    model = create_model("Network", __config__=_STRICT, config=(kind, ...))
+    return replace(_built(kind, "config", given, "network."), **derived)
+
+
+def _built(kind: Any, key: str, given: dict[str, Any], room: str) -> Any:
+    """A dataclass from its fields in the settings, as strict as the rest of them."""
+    model = create_model(key, __config__=_STRICT, **{key: (kind, ...)})  # type: ignore[call-overload]
     try:
-        parsed = model.model_validate_json(json.dumps({"config": given})).config  # type: ignore[attr-defined]
+        return getattr(model.model_validate_json(json.dumps({key: given})), key)
     except ValidationError as error:
-        known = {"config": dict.fromkeys(kind.__dataclass_fields__)}
-        raise in_one_line(error, known, None) from error
-    return replace(parsed, **derived)
+        found = in_one_line(error, {key: _fields(kind)}, None)
+        what = found.what.replace(f"'{key}", f"'{room}{key}")
+        raise SettingsError(what, None, found.fix) from error
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Names of a dataclass's fields, with those of the dataclasses among their defaults."""
+    return {
+        field.name: _fields(field.default) if is_dataclass(field.default) else None
+        for field in fields(kind)
+    }

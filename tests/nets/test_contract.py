@@ -1,4 +1,4 @@
-"""What every network promises; a new network is one line in ``NETWORKS``."""
+"""What every network promises; a new one in ``catalog.NETWORKS`` is tested unasked."""
 
 import dataclasses
 
@@ -6,35 +6,28 @@ import pytest
 import torch
 from torch.nn import functional
 
+from strokect import catalog
 from strokect.core.errors import GeometryError, SettingsError
-from strokect.nets.baselines import (
-    BaselineAttentionUNet,
-    BaselineSegResNet,
-    BaselineUNet,
-    BaselineVNet,
-)
-from strokect.nets.mjnet import MJNet2dT, MJNet3dT
-from strokect.nets.mjnet4d import MJNet4d
-from strokect.nets.tcn import TemporalConvNet
 
 TIMES = 8
+#: Config of each network at test size, and variants; a network that is not here has its defaults.
+SMALL = {
+    "mjnet_2dt": {"width": 4, "depth": 3},
+    "mjnet_2dt blocks": {"width": 4, "depth": 3, "temporal": "blocks"},
+    "mjnet_3dt": {"width": 4, "depth": 3},
+    "mjnet_4d": {"width": 4, "depth": 3},
+    "mjnet_4d strided": {"width": 4, "depth": 3, "stem_stride": 2},
+    "tcn": {"width": 4, "blocks": 2},
+    "tcn strided": {"width": 4, "blocks": 2, "stem_stride": 2},
+    "unet": {"width": 4, "depth": 3},
+    "unet 3d": {"width": 4, "depth": 3, "dims": 3, "n_slices": 3},
+    "attention_unet": {"width": 4, "depth": 3},
+    "attention_unet 3d": {"width": 4, "depth": 3, "dims": 3, "n_slices": 3},
+    "segresnet": {"width": 4, "depth": 3},
+}
 NETWORKS = {
-    "mjnet_2dt": (MJNet2dT, {"width": 4, "depth": 3}),
-    "mjnet_2dt blocks": (MJNet2dT, {"width": 4, "depth": 3, "temporal": "blocks"}),
-    "mjnet_3dt": (MJNet3dT, {"width": 4, "depth": 3}),
-    "mjnet_4d": (MJNet4d, {"width": 4, "depth": 3}),
-    "mjnet_4d strided": (MJNet4d, {"width": 4, "depth": 3, "stem_stride": 2}),
-    "tcn": (TemporalConvNet, {"width": 4, "blocks": 2}),
-    "tcn strided": (TemporalConvNet, {"width": 4, "blocks": 2, "stem_stride": 2}),
-    "unet": (BaselineUNet, {"width": 4, "depth": 3}),
-    "unet 3d": (BaselineUNet, {"width": 4, "depth": 3, "dims": 3, "n_slices": 3}),
-    "attention_unet": (BaselineAttentionUNet, {"width": 4, "depth": 3}),
-    "attention_unet 3d": (
-        BaselineAttentionUNet,
-        {"width": 4, "depth": 3, "dims": 3, "n_slices": 3},
-    ),
-    "vnet": (BaselineVNet, {}),
-    "segresnet": (BaselineSegResNet, {"width": 4, "depth": 3}),
+    name: (catalog.load("networks", name.split()[0]), SMALL.get(name, {}))
+    for name in sorted({*catalog.NETWORKS, *SMALL})
 }
 
 

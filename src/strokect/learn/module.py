@@ -83,7 +83,7 @@ class SegmentationModule(pl.LightningModule):
         self.network, self.loss = network, loss
         self._lesions, self._needs, self._optimizer = dict(lesions), needs, optimizer
         self._tiling, self._epochs, self._seed = tiling, epochs, seed
-        self._overlap = torch.zeros(len(lesions), 2, dtype=torch.float64)
+        self._sums = self._nothing()
         self._plateau = Plateau()
 
     @property
@@ -109,23 +109,30 @@ class SegmentationModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._overlap = torch.zeros(len(self._lesions), 2, dtype=torch.float64)
+        self._sums = self._nothing()
+
+    def _nothing(self) -> torch.Tensor:
+        """Per lesion class 2 |A and B| and |A| + |B|; in the last row the losses, their number."""
+        return torch.zeros(len(self._lesions) + 1, 2, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, label, weight = batch.image[0], batch.label[0], batch.weight[0]
         chance = predict_volume(self.network, image, self._needs, self._tiling)
         loss = self.loss(torch.log(chance[None] + 1e-7), label[None], weight[None])
-        self.log("val_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        self._sums[-1] += torch.tensor([float(loss), 1.0], dtype=torch.float64)
         found = chance.argmax(dim=0)
         for row, number in enumerate(self._lesions.values()):
             # What lies outside the brain is never called a lesion, but a lesion there is missed.
             a, b = (found == number) & (weight > 0), label == number
-            self._overlap[row, 0] += 2 * (a & b).sum().cpu()
-            self._overlap[row, 1] += (a.sum() + b.sum()).cpu()
+            self._sums[row, 0] += 2 * (a & b).sum().cpu()
+            self._sums[row, 1] += (a.sum() + b.sum()).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        total = torch.as_tensor(self.all_gather(self._overlap.to(self.device)))
-        both, sizes = total.reshape(-1, len(self._lesions), 2).sum(dim=0).unbind(dim=1)
+        # Sums, not means: a process may have more scans than another, or none.
+        total = torch.as_tensor(self.all_gather(self._sums.to(self.device)))
+        total = total.reshape(-1, *self._sums.shape).sum(dim=0)
+        self.log("val_loss", total[-1, 0] / total[-1, 1])
+        both, sizes = total[:-1].unbind(dim=1)
         dice = torch.where(sizes > 0, both / sizes.clamp(min=1), torch.ones_like(sizes))
         for name, value in zip(self._lesions, dice, strict=True):
             self.log(f"val_dice_{name}", value)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError
@@ -76,6 +76,11 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.safetensors"
 
 
+def log_file(folder: Path) -> Path:
+    """Figures of each epoch, as CSV."""
+    return folder / "logs" / "metrics.csv"
+
+
 def fit(
     module: SegmentationModule,
     train: SlabDataset,
@@ -105,6 +110,7 @@ def fit(
             "training.batch_size",
             f"Give a multiple of {machine.world}",
         )
+    _check_norm(module, machine)
     pl.seed_everything(options.seed, verbose=False)
     progress: list[Callback] = [RichProgressBar(leave=True)] if sys.stderr.isatty() else []
     trainer = pl.Trainer(
@@ -122,14 +128,15 @@ def fit(
         use_distributed_sampler=False,
         sync_batchnorm=machine.world > 1 and torch.cuda.is_available(),
         plugins=[SafeCheckpointIO()],
-        logger=_loggers(folder),
+        logger=TensorBoardLogger(folder, name="logs", version="tensorboard"),
         callbacks=[*_callbacks(options, folder, on_epoch), *progress],
         enable_progress_bar=bool(progress),
         enable_model_summary=False,
         default_root_dir=folder,
     )
     data = _Loaders(train, val, options, machine)
-    trainer.fit(module, datamodule=data, ckpt_path=last if resume and last.exists() else None)
+    with _process_group():
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume and last.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not best_checkpoint(folder).exists():
@@ -137,11 +144,34 @@ def fit(
     return best_checkpoint(folder)
 
 
+def _check_norm(module: SegmentationModule, machine: Machine) -> None:
+    """Refuse batch normalisation that each process would do by itself: torch synchronises GPUs."""
+    kind = nn.modules.batchnorm._BatchNorm
+    if machine.world > 1 and not torch.cuda.is_available():
+        if any(isinstance(layer, kind) for layer in module.modules()):
+            raise SettingsError(
+                f"batch normalisation on {machine.world} processes without GPUs",
+                "network.config.norm",
+                'Choose "group" or "instance", or one process',
+            )
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """Processes that train together part afterwards, so that a next training can meet anew."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 class _Loaders(pl.LightningDataModule):
     def __init__(
         self, train: SlabDataset, val: VolumeDataset, options: TrainOptions, machine: Machine
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer scans than devices
         self._train, self._val, self._options, self._machine = train, val, options, machine
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -171,45 +201,79 @@ class _Loaders(pl.LightningDataModule):
         return DataLoader(Subset(self._val, mine), collate_fn=collate)
 
 
-class _LastCheckpoint(Callback):
-    """The state after each epoch, from which a broken training goes on."""
+class _Signals(Callback):
+    """Lightning's handler of SIGTERM talks to the other processes, which may not listen: ours."""
+
+    def __init__(self) -> None:
+        self._ours = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ours)
+
+
+class _Best(Callback):
+    """The weights of the epoch of the best ``val_dice``, the first of equals."""
+
+    def __init__(self, path: Path):
+        self._path, self._best = path, -1.0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = float(trainer.callback_metrics["val_dice"])
+        if found > self._best:
+            self._best = found
+            trainer.save_checkpoint(self._path, weights_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = state_dict["best"]
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that a resumed training, which had stopped, remembers."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class _EpochEnd(Callback):
+    """A row of figures, and the state from which a broken training goes on."""
 
     def __init__(self, folder: Path, on_epoch: Epoch):
-        self._path, self._on_epoch = last_checkpoint(folder), on_epoch
+        self._folder, self._on_epoch = folder, on_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self._path)
+        done = trainer.current_epoch + 1
+        metrics = {k: float(v) for k, v in sorted(trainer.callback_metrics.items())}
         if trainer.is_global_zero:
-            metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-            self._on_epoch(trainer.current_epoch + 1, trainer.max_epochs or 0, metrics)
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            _write_row(log_file(self._folder), done, {"lr": lr, **metrics})
+        trainer.save_checkpoint(last_checkpoint(self._folder))
+        if trainer.is_global_zero:
+            self._on_epoch(done, trainer.max_epochs or 0, metrics)
 
 
-class _BestCheckpoint(ModelCheckpoint):
-    FILE_EXTENSION = ".safetensors"
+def _write_row(path: Path, epoch: int, values: dict[str, float]) -> None:
+    """Add the row of an epoch; rows of this and later ones are of a run that was broken off."""
+    rows: list[dict[str, Any]] = []
+    if path.exists() and epoch > 1:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+    rows.append({"epoch": epoch, **values})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    partial.replace(path)
 
 
 def _callbacks(options: TrainOptions, folder: Path, on_epoch: Epoch) -> list[Callback]:
-    best = best_checkpoint(folder)
-    out: list[Callback] = [
-        _BestCheckpoint(
-            best.parent,
-            best.stem,
-            monitor="val_dice",
-            mode="max",
-            save_weights_only=True,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-    ]
+    out: list[Callback] = [_Signals(), _Best(best_checkpoint(folder))]
     if options.patience is not None:
-        stop = EarlyStopping("val_dice", mode="max", patience=options.patience)
-        stop.min_delta = 1e-4
-        out.append(stop)
-    return [*out, _LastCheckpoint(folder, on_epoch)]
-
-
-def _loggers(folder: Path) -> list[Any]:
-    return [
-        CSVLogger(folder, name="logs", version=""),
-        TensorBoardLogger(folder, name="logs", version="tensorboard"),
-    ]
+        out.append(_Patience("val_dice", min_delta=1e-4, mode="max", patience=options.patience))
+    return [*out, _EpochEnd(folder, on_epoch)]
