@@ -13,10 +13,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "strokect"
 FLOORS = {
     "core": 0,
     **dict.fromkeys(("io", "perfusion", "anatomy", "phantom", "nets", "learn", "evaluate"), 1),
-    **dict.fromkeys(("catalog", "legacy"), 2),
+    **dict.fromkeys(("catalog", "legacy", "model_cards"), 2),
     **dict.fromkeys(("settings", "provenance"), 3),
     **dict.fromkeys(("pipeline", "virtual", "training_settings"), 4),
-    **dict.fromkeys(("report", "ctp_input", "models"), 5),
+    **dict.fromkeys(("report", "ctp_input", "models", "training_processes"), 5),
     **dict.fromkeys(("study", "training", "prediction", "scoring_inputs"), 6),
     **dict.fromkeys(("cohort_tasks", "scoring"), 7),
     **dict.fromkeys(("cohort_tables", "cohort_workers", "experiment"), 8),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strokect import RESEARCH_USE_ONLY, __version__, cli_learn
-from strokect.cli_progress import progress
+from strokect.cli_progress import Stopped, progress
 
 if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ def cohort(
     try:
         with _cohort_progress(settled) as listener:
             report = run_cohort(source, out, chosen, options, listener)
-    except _Stopped:
+    except Stopped:
         typer.echo(f"{settled[0]} of {settled[1]} studies are settled and stay", err=True)
         raise
     typer.echo(f"{report.done} done, {report.failed} failed ({report.ran} now)")
@@ -256,34 +256,36 @@ def gallery(
 
 @app.command(name="list")
 def list_(
-    table: Annotated[str, typer.Argument(help="estimators, denoisers, rules, layouts, ...")],
+    table: Annotated[
+        str, typer.Argument(help="estimators, denoisers, rules, networks, losses, layouts, models.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What can be chosen."""
     from strokect.catalog import TABLES
     from strokect.core.errors import SettingsError
+    from strokect.model_cards import read_model, shipped_models
 
-    if table not in TABLES:
+    known = [*TABLES, "models"]
+    if table not in known:
         raise SettingsError(
-            f"nothing to list under {table!r}", fix=f"Choose from {', '.join(TABLES)}"
+            f"nothing to list under {table!r}", fix=f"Choose from {', '.join(known)}"
         )
-    entries = TABLES[table]
+    if table == "models":
+        rows = [(name, read_model(p).summary, "") for name, p in shipped_models().items()]
+    else:
+        rows = [(name, entry.summary, entry.source) for name, entry in TABLES[table].items()]
     if as_json:
-        rows = [{"name": k, "summary": e.summary, "source": e.source} for k, e in entries.items()]
-        typer.echo(json.dumps(rows, indent=2))
+        keys = ("name", "summary", "source")
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
         return
-    width = max(map(len, entries))
-    for name, entry in entries.items():
-        source = f" ({entry.source})" if entry.source else ""
-        typer.echo(f"{name:<{width}}  {entry.summary}{source}")
+    width = max((len(name) for name, *_ in rows), default=0)
+    for name, summary, source in rows:
+        typer.echo(f"{name:<{width}}  {summary}{f' ({source})' if source else ''}")
 
 
 #: What Typer raises for a wrong command line, wherever it keeps its copy of click.
 _UsageError: Any = typer.BadParameter.__mro__[2]
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which Typer swallows without a word."""
 
 
 def main() -> None:
@@ -306,11 +308,8 @@ def main() -> None:
             command = error.ctx.command_path if getattr(error, "ctx", None) else "strokect"
             _fail(f"{error.format_message().rstrip('.')}. See {command} --help", error.exit_code)
         raise SystemExit(error.exit_code) from None
-    except _Stopped as stopped:
-        _fail(
-            "interrupted; nothing was left half-written. Run the same command again",
-            128 + stopped.args[0],
-        )
+    except Stopped as stopped:
+        _fail(f"interrupted; nothing was left half-written. {stopped.advice}", 128 + stopped.number)
     except MemoryError:
         _fail("out of memory. Close other programs or use a smaller scan", 1)
     except Exception as error:
@@ -327,7 +326,7 @@ def main() -> None:
 def _stop(number: int, frame: object) -> None:
     # Objects of libraries that were cut off in the making complain when they are cleared away.
     sys.unraisablehook = lambda complaint: None
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _fail(message: str, code: int) -> None:

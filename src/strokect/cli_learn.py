@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strokect import RESEARCH_USE_ONLY
-from strokect.cli_progress import progress
+from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
+from strokect.cli_progress import Stopped, progress
 
 if TYPE_CHECKING:
     from strokect.learn.train import Machine
@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train a network; a run that was broken off goes on with --resume."""
     from strokect.experiment import epoch_line
-    from strokect.training import TrainingFolders
+    from strokect.training import TrainingFolders, is_trained
     from strokect.training import train as run
     from strokect.training_settings import load_training_settings, with_folder
 
@@ -55,10 +55,16 @@ def train(
         typer.echo(epoch_line(settings.name, epoch, epochs, metrics))
 
     folders = TrainingFolders(folder, cache)
-    model = run(settings, folders, _machine(devices, nodes), resume, on_epoch)
-    if (model / "settings.json").exists():
-        typer.echo(f"model: {model}")
-        typer.echo(RESEARCH_USE_ONLY)
+    finished = is_trained(folder)
+    try:
+        model = run(settings, folders, _machine(devices, nodes), resume, on_epoch)
+    except Stopped as stopped:
+        stopped.advice = "Go on with the same command and --resume"
+        raise
+    if finished:
+        typer.echo(f"{settings.name}: was trained already")
+    typer.echo(f"model: {model}")
+    typer.echo(RESEARCH_USE_ONLY)
 
 
 @app.command()
@@ -84,7 +90,7 @@ def predict(
 ) -> None:
     """CT perfusion scan to core and penumbra by a trained network, with a report."""
     from strokect.io.outputs import to_json
-    from strokect.models import VIRTUAL_ONLY, load_model
+    from strokect.models import load_model
     from strokect.prediction import PredictOptions, predict_study
 
     if interval is not None and times is not None:
@@ -168,8 +174,7 @@ def experiment(
     from strokect.experiment import ExperimentOptions, run_experiment
 
     options = ExperimentOptions(_machine(devices, nodes), rules, _uncertainty(uncertainty, 8))
-    with progress() as listener:
-        run_experiment(settings, data, out, options, typer.echo, listener)
+    run_experiment(settings, data, out, options, typer.echo, progress)
     _show_comparison(out / "comparison")
 
 

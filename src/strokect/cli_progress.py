@@ -8,6 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which Typer swallows without a word.
+
+    number : of the signal. advice : how to go on; a command may say more.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number, self.advice = number, "Run the same command again"
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Progress per stage on a terminal; nothing in a pipe."""

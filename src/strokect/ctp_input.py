@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokect.core.classes import BACKGROUND, BRAIN, to_classes
+from strokect.core.errors import InputError
 from strokect.core.types import (
     BoolArray,
     CTSeries,
@@ -29,6 +30,9 @@ from strokect.perfusion import curves as enhancement
 from strokect.perfusion import motion, quality
 from strokect.perfusion.motion import MotionOptions
 from strokect.perfusion.prepare import Given, prepare
+
+#: Counts up when scans are prepared in another way, so that earlier ones are prepared anew.
+PREPARED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +130,10 @@ class CaseLoader:
         """
         case = self.cases[number]
         place = self.folder / self._key(case)
-        kept = read_example(place)
-        if kept is None:
-            kept = self._prepare(case)
-            write_example(place, kept)
+        try:
+            kept = read_example(place) or write_example(place, self._prepare(case))
+        except InputError as error:
+            raise type(error)(f"{case.name}: {error.what}", error.where, error.fix) from error
         labels = None if kept.labels is None else to_classes(kept.labels, self.classes)
         return Example(kept.image, labels, kept.brain)
 
@@ -144,6 +148,8 @@ class CaseLoader:
     def _key(self, case: Case) -> str:
         """Of the files and the options: a scan that changed is prepared anew."""
         what = {
+            "version": PREPARED,
+            "layout": repr(self.layout),
             "options": asdict(self.options),
             "scan": stamp(case.scan),
             "labels": stamp(case.labels),

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strokect import scoring
-from strokect.core.errors import OutputExistsError, SettingsError
-from strokect.io.datasets import Case
-from strokect.io.outputs import DONE_FILE
+from strokect import pipeline, scoring
+from strokect.core.errors import SettingsError
+from strokect.core.types import CTSeries
+from strokect.io import nifti
+from strokect.io.cases import Case, Layout
+from strokect.io.outputs import DONE_FILE, result_folder
 from strokect.learn.predict import UncertaintyOptions
 from strokect.learn.train import Machine
-from strokect.models import load_model
-from strokect.prediction import FLIP, PredictOptions, predict_study
+from strokect.models import Model, load_model
+from strokect.perfusion.prepare import Given
+from strokect.pipeline import Stages
+from strokect.prediction import FLIP, PredictOptions, predict_scan
 from strokect.settings import load_settings
-from strokect.study import StudyOptions, run_study
-from strokect.training import MODEL_FOLDER, TrainingFolders, find_cases, parts_of, train
+from strokect.training import TrainingFolders, find_patients, is_trained, train
 from strokect.training_settings import TrainingSettings, load_training_settings, with_folder
 
 #: What stands beside the networks: maps, thresholds, no learning.
@@ -25,6 +29,12 @@ RULES = "rules"
 ONE = Machine()
 Say = Callable[[str], None]
 Listener = Callable[[str, int, int], None]
+#: Opened for each stretch of work that reports how far it is.
+Progress = Callable[[], AbstractContextManager[Listener]]
+
+
+def _silent() -> AbstractContextManager[Listener]:
+    return nullcontext(lambda stage, done, total: None)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ def run_experiment(
     out: Path,
     options: ExperimentOptions = ExperimentOptions(),
     say: Say = lambda line: None,
-    listener: Listener = lambda stage, done, total: None,
+    progress: Progress = _silent,
 ) -> dict[str, Any]:
     """Train each settings file, predict the test patients, and compare; run again to go on.
 
@@ -53,29 +63,27 @@ def run_experiment(
     """
     chosen = [with_folder(load_training_settings(p), data) for p in settings_files(files)]
     _check(chosen)
-    tests = _test_cases(chosen[0])
+    layout, tests = _tests(chosen[0])
     runs = []
     for settings in chosen:
         folder = out / settings.name
-        say(f"{settings.name}: training")
         _train(settings, folder, out / "cache", options, say)
-        model = load_model(folder / MODEL_FOLDER)
-        for n, case in enumerate(tests):
-            listener(f"{settings.name} test", n, len(tests))
-            place = folder / "predictions" / case.name
-            if not (place / DONE_FILE).exists():
-                predict_study(
-                    model, case.scan, place, PredictOptions(uncertainty=options.uncertainty)
-                )
+        model = load_model(folder)
+        todo = [c for c in tests if not _predicted(folder, c, model, options.uncertainty)]
+        _say_tests(say, settings.name, tests, todo)
+        with progress() as listener:
+            for n, case in enumerate(todo):
+                listener(settings.name, n, len(todo))
+                _predict(model, layout, case, _place(folder, case), options.uncertainty)
         runs.append(_evaluate(folder, settings, tests))
     if options.rules:
-        say(f"{RULES}: `strokect perfusion` on {len(tests)} patients")
         folder = out / RULES
-        for n, case in enumerate(tests):
-            listener(RULES, n, len(tests))
-            place = folder / "predictions" / case.name
-            if not (place / DONE_FILE).exists():
-                run_study(case.scan, place, load_settings(None), StudyOptions(report=False))
+        todo = [c for c in tests if not (_place(folder, c) / DONE_FILE).exists()]
+        _say_tests(say, RULES, tests, todo)
+        with progress() as listener:
+            for n, case in enumerate(todo):
+                listener(RULES, n, len(todo))
+                _apply_rules(layout, case, _place(folder, case))
         runs.append(_evaluate(folder, chosen[0], tests))
     return scoring.compare(runs, out / "comparison", overwrite=True)
 
@@ -92,9 +100,7 @@ def settings_files(given: Sequence[Path]) -> list[Path]:
 def _train(
     settings: TrainingSettings, folder: Path, cache: Path, options: ExperimentOptions, say: Say
 ) -> None:
-    if (folder / MODEL_FOLDER / DONE_FILE).exists():
-        say(f"{settings.name}: was trained already")
-        return
+    say(f"{settings.name}: {'was trained already' if is_trained(folder) else 'training'}")
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         say(epoch_line(settings.name, epoch, epochs, metrics))
@@ -106,6 +112,47 @@ def epoch_line(name: str, epoch: int, epochs: int, metrics: dict[str, float]) ->
     """One line on an epoch that is done."""
     shown = [f"{k.replace('_', ' ')} {v:.3f}" for k, v in sorted(metrics.items())]
     return f"{name}: epoch {epoch}/{epochs}  {'  '.join(shown)}"
+
+
+def _say_tests(say: Say, name: str, tests: Sequence[Case], todo: Sequence[Case]) -> None:
+    known = len(tests) - len(todo)
+    scans = "1 scan" if len(tests) == 1 else f"{len(tests)} scans"
+    say(f"{name}: testing on {scans}" + (f", {known} predicted before" if known else ""))
+
+
+def _place(folder: Path, case: Case) -> Path:
+    return folder / "predictions" / case.name
+
+
+def _predicted(folder: Path, case: Case, model: Model, uncertainty: UncertaintyOptions) -> bool:
+    """Whether this very model predicted a case in this way before."""
+    path = _place(folder, case) / DONE_FILE
+    if not path.exists():
+        return False
+    made_by = nifti.read_json(path).get("model")
+    return (
+        isinstance(made_by, dict)
+        and made_by.get("weights_sha256") == model.sha256
+        and made_by.get("uncertainty", {}).get("method") == uncertainty.method
+    )
+
+
+def _predict(
+    model: Model, layout: Layout, case: Case, out: Path, uncertainty: UncertaintyOptions
+) -> None:
+    def read(progress: Callable[[int, int], None]) -> CTSeries:
+        return layout.scan(case)
+
+    predict_scan(model, read, out, PredictOptions(uncertainty=uncertainty, overwrite=True))
+
+
+def _apply_rules(layout: Layout, case: Case, out: Path) -> None:
+    """What `strokect perfusion` finds, without a report."""
+    stages = Stages()
+    result = pipeline.analyse(layout.scan(case), load_settings(None), Given(), stages)
+    with result_folder(out) as folder:
+        pipeline.write_result(result, folder)
+        pipeline.finish(result, stages, folder)
 
 
 def _evaluate(folder: Path, settings: TrainingSettings, tests: Sequence[Case]) -> Path:
@@ -126,7 +173,9 @@ def _check(chosen: Sequence[TrainingSettings]) -> None:
     if twice:
         raise SettingsError(f"two settings are called {twice[0]!r}", fix="Give each its own name")
     if RULES in names:
-        raise OutputExistsError(f"the name {RULES!r} is that of the rule-based result")
+        raise SettingsError(
+            f"the name {RULES!r} is that of the rule-based result", fix="Give another name"
+        )
     for other in chosen[1:]:
         if other.data != chosen[0].data:
             raise SettingsError(
@@ -135,10 +184,14 @@ def _check(chosen: Sequence[TrainingSettings]) -> None:
             )
 
 
-def _test_cases(settings: TrainingSettings) -> list[Case]:
-    _, cases = find_cases(settings)
-    parts = parts_of(cases, settings)
-    found = [case for case in cases if parts[case.name] == "test"]
+def _tests(settings: TrainingSettings) -> tuple[Layout, list[Case]]:
+    """The cases that no training sees. Raises SettingsError where there are none."""
+    patients = find_patients(settings)
+    found = patients.of("test")
     if not found:
-        raise SettingsError("no patients in the part 'test'", "data", "Give other fractions")
-    return found
+        raise SettingsError(
+            "no patients in the part 'test'",
+            settings.data.folder,
+            'Give other data.fractions, or data.split "random"',
+        )
+    return patients.layout, found

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from strokect import RESEARCH_USE_ONLY
-from strokect.core.errors import ScanError, SettingsError
-from strokect.io.outputs import result_folder, write_json
-from strokect.learn.checkpoint import (
-    SETTINGS_FILE,
-    WEIGHTS_FILE,
-    load_weights,
-    module_weights,
-    write_tensors,
-)
-from strokect.settings import read_object
+from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
+from strokect.io.outputs import DONE_FILE, result_folder, write_json
+from strokect.learn.checkpoint import WEIGHTS_FILE, load_weights, module_weights, write_tensors
+from strokect.model_cards import SCHEMA, SETTINGS_FILE, ModelCard, find_model, read_model
 from strokect.training_settings import TrainingSettings, build_network, parse_training_settings
 
-SCHEMA = "strokect.model/1"
 CARD_FILE = "card.md"
-VIRTUAL_ONLY = "Trained on virtual patients only. Nothing is known of how it does on real patients."
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model was trained on. groups : of patients. strokect : the version."""
-
-    cases: int
-    groups: tuple[str, ...]
-    virtual_only: bool
-    strokect: str
-
-    @property
-    def trained_on(self) -> str:
-        kind = "virtual patients" if self.virtual_only else "patients"
-        groups = f" ({', '.join(self.groups)})" if self.groups else ""
-        return f"{self.cases} {kind}{groups}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +51,22 @@ def write_model(
         )
         load_weights(network, partial / WEIGHTS_FILE)
         kept = settings.model_copy(update={"data": settings.data.model_copy(update={"folder": ""})})
-        write_json(
-            partial / SETTINGS_FILE,
-            {"schema": SCHEMA, "settings": kept.model_dump(mode="json"), "card": asdict(card)},
-        )
+        content = {
+            "schema": SCHEMA, "settings": kept.model_dump(mode="json"), "card": asdict(card)
+        }  # fmt: skip
+        (partial / SETTINGS_FILE).write_text(_exact(content), encoding="utf-8")
         (partial / CARD_FILE).write_text(_card_text(settings, card, network), encoding="utf-8")
-        write_json(partial / "summary.json", {"schema": SCHEMA, "name": settings.name})
+        write_json(partial / DONE_FILE, {"schema": SCHEMA, "name": settings.name})
+
+
+def settings_text(settings: TrainingSettings) -> str:
+    """Settings as JSON that is read back without a difference."""
+    return _exact(settings.model_dump(mode="json"))
+
+
+def _exact(content: Any) -> str:
+    """JSON whose numbers keep all their digits, other than those of a summary."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def load_model(name: str | Path) -> Model:
@@ -89,48 +74,13 @@ def load_model(name: str | Path) -> Model:
 
     Raises ScanError (no such model, not a model, weights of another network), SettingsError.
     """
-    folder = find_model(name)
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        raise ScanError(
-            f"no model (it has no {SETTINGS_FILE})", folder, "Give the folder model/ of a training"
-        )
-    content = read_object(path, "what `strokect train` writes")
-    if content.get("schema") != SCHEMA or "settings" not in content or "card" not in content:
-        raise SettingsError(
-            "not the settings of a model", path, "Give the folder model/ of a training"
-        )
-    settings = parse_training_settings(content["settings"], path)
-    try:
-        card = ModelCard(**{**content["card"], "groups": tuple(content["card"]["groups"])})
-    except (TypeError, KeyError) as error:
-        raise SettingsError("the card of the model cannot be read", path, "Train again") from error
-    network = build_network(settings)
-    load_weights(network, folder / WEIGHTS_FILE)
+    found = read_model(find_model(name))
+    settings = parse_training_settings(found.settings, found.folder / SETTINGS_FILE)
+    network, weights = build_network(settings), found.folder / WEIGHTS_FILE
+    load_weights(network, weights)
     network.eval()
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    return Model(network, settings, card, digest)
-
-
-def find_model(name: str | Path) -> Path:
-    """The folder of a model. Raises ScanError that lists the shipped ones."""
-    given = Path(name)
-    if (given / "model" / SETTINGS_FILE).exists():  # the folder of a training
-        return given / "model"
-    if given.is_dir():
-        return given
-    shipped = shipped_models()
-    if str(name) in shipped:
-        return shipped[str(name)]
-    raise ScanError(
-        "no such model", name, f"Give the folder of a model, or one of {', '.join(shipped) or '-'}"
-    )
-
-
-def shipped_models() -> dict[str, Path]:
-    """Models that come with strokect, by name."""
-    root = Path(str(resources.files("strokect"))) / "weights"
-    return {p.parent.name: p.parent for p in sorted(root.glob(f"*/{SETTINGS_FILE}"))}
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Model(network, settings, found.card, digest)
 
 
 def _card_text(settings: TrainingSettings, card: ModelCard, network: nn.Module) -> str:

@@ -19,8 +19,9 @@ from strokect.core.classes import (
     PENUMBRA,
     from_classes,
 )
+from strokect.core.errors import StrokeCTError
 from strokect.core.result import SegmentationResult
-from strokect.core.types import CTSeries, FloatArray, Mask, Volume
+from strokect.core.types import CTSeries, FloatArray, Mask, Progress, Volume
 from strokect.ctp_input import ScanInput, scan_input
 from strokect.io import nifti
 from strokect.io.outputs import check_output_folder, result_folder, write_json
@@ -57,10 +58,25 @@ def predict_study(
 
     source : NIfTI file, DICOM folder or patient folder. Returns the content of summary.json.
     """
+
+    def read(progress: Progress) -> CTSeries:
+        return pipeline.read_scan(source, options.interval_s, options.times_file, progress)
+
+    return predict_scan(model, read, out, options, listener)
+
+
+def predict_scan(
+    model: Model,
+    read: Callable[[Progress], CTSeries],
+    out: Path,
+    options: PredictOptions = PredictOptions(),
+    listener: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """As ``predict_study``, of a scan that ``read`` gives."""
     check_output_folder(out, options.overwrite)
     stages = Stages(listener)
     with stages("reading") as progress:
-        series = pipeline.read_scan(source, options.interval_s, options.times_file, progress)
+        series = read(progress)
     result = segment(model, series, options.uncertainty, stages)
     with result_folder(out, options.overwrite) as folder:
         with stages("writing"):
@@ -89,16 +105,30 @@ def segment(
     with stages("preparing") as progress:
         seen = scan_input(series, model.settings.input, progress)
     with stages("network") as progress:
+        found = _found(model, seen, uncertainty, progress)
+    return _result(model, series, seen, found, uncertainty, made_by)
+
+
+def _found(
+    model: Model, seen: ScanInput, uncertainty: UncertaintyOptions, progress: Progress
+) -> Prediction:
+    """What the network says of a scan, on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
         found = predict_with_uncertainty(
-            model.network,
-            torch.from_numpy(seen.image),
-            torch.from_numpy(np.ascontiguousarray(seen.image_brain)),
+            model.network.to(device),
+            torch.from_numpy(seen.image).to(device),
+            torch.from_numpy(np.ascontiguousarray(seen.image_brain)).to(device),
             needs_of(model.network),
             model.settings.tiling,
             uncertainty,
             progress,
         )
-    return _result(model, series, seen, found, uncertainty, made_by)
+    except torch.OutOfMemoryError as error:
+        raise StrokeCTError(
+            "out of GPU memory", fix="Set CUDA_VISIBLE_DEVICES= to do without the GPU"
+        ) from error
+    return Prediction(found.mean.cpu(), found.sd.cpu(), found.voxels.cpu())
 
 
 def _result(

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from strokect import __version__
 from strokect.core.classes import CLASS_NAMES
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
 from strokect.ctp_input import CaseLoader
 from strokect.io import nifti
+from strokect.io.cases import no_truth
 from strokect.io.datasets import Case, Layout
-from strokect.io.outputs import check_writable, write_json
+from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
 from strokect.learn.data import SlabDataset, VolumeDataset
 from strokect.learn.module import SegmentationModule
 from strokect.learn.splits import k_folds, parts_of_fold, split_patients
 from strokect.learn.train import Epoch, Machine, fit, last_checkpoint
-from strokect.models import ModelCard, write_model
+from strokect.model_cards import ModelCard
+from strokect.models import settings_text, write_model
+from strokect.training_processes import others, rank, told
 from strokect.training_settings import (
     TrainingSettings,
     build_layout,
@@ -32,8 +40,9 @@ from strokect.training_settings import (
 )
 
 #: What may differ between a training and its resumption.
-_FREE = {"data": {"folder"}, "training": {"patience", "workers"}}
+_FREE = {"data.folder", "training.patience", "training.workers"}
 MODEL_FOLDER, SETTINGS_FILE, SPLIT_FILE = "model", "settings.json", "split.tsv"
+ONE = Machine()
 
 
 @dataclass(frozen=True)
@@ -48,34 +57,107 @@ class TrainingFolders:
         return self.out / "cache" if self.cache is None else self.cache
 
 
+@dataclass(frozen=True)
+class Patients:
+    """The cases of a data set, and the part ("train", "val", "test") of each by name."""
+
+    layout: Layout
+    cases: Sequence[Case]
+    parts: Mapping[str, str]
+
+    def of(self, part: str) -> list[Case]:
+        return [case for case in self.cases if self.parts[case.name] == part]
+
+
 def train(
     settings: TrainingSettings,
     folders: TrainingFolders,
-    machine: Machine = Machine(),
+    machine: Machine = ONE,
     resume: bool = False,
     on_epoch: Epoch = lambda epoch, epochs, metrics: None,
 ) -> Path:
     """Train a network; returns the folder of the finished model, ``out``/model.
 
     ``out`` also gets settings.json, split.tsv, checkpoints/ and logs/. Scans are prepared when they
-    are first needed. Raises SettingsError, ScanError, GeometryError for data that cannot be used,
-    OutputExistsError for a run that stands there (without ``resume``) or has other settings.
+    are first needed. With ``resume`` a finished training is left as it is.
+    Raises SettingsError, ScanError, GeometryError for data that cannot be used, OutputExistsError
+    for a run that stands there (without ``resume``) or is of other settings or patients.
     """
-    layout, cases = find_cases(settings)
-    parts = parts_of(cases, settings)
+    patients = find_patients(settings)
+    _check_patients(patients, settings)
+    torch.manual_seed(settings.training.seed)  # of the first weights
     network = build_network(settings)
-    needs = needs_of(network)
-    _check_folder(folders.out, settings, resume)
-    check_writable(folders.kept)
-    if _rank() == 0:
-        write_json(folders.out / SETTINGS_FILE, settings.model_dump(mode="json"))
-        _write_split(folders.out / SPLIT_FILE, cases, parts)
-    train_cases, val_cases = ([c for c in cases if parts[c.name] == p] for p in ("train", "val"))
-    _check_cases(train_cases, val_cases)
-    classes, seed = settings.data.classes, settings.training.seed
+    model = folders.out / MODEL_FOLDER
+    if rank(machine) == 0:
+        _check_folder(folders.out, settings, patients, resume)
+        if is_trained(folders.out):
+            return model
+        check_writable(folders.kept)
+        with atomic_file(folders.out / SETTINGS_FILE) as path:
+            path.write_text(settings_text(settings), encoding="utf-8")
+        with atomic_file(folders.out / SPLIT_FILE) as path:
+            path.write_text(_split_table(patients), encoding="utf-8")
+    module, samples, volumes = _learning(settings, network, patients, folders.kept)
+    request = {
+        "settings": settings.model_dump(mode="json"),
+        "folders": [str(folders.out.absolute()), str(folders.kept.absolute())],
+        "machine": asdict(machine),
+        "resume": resume,
+    }
+    try:
+        with others(machine, request):
+            best = fit(
+                module, samples, volumes, settings.training, folders.out,
+                machine=machine, resume=resume, on_epoch=on_epoch,
+            )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise StrokeCTError(
+            "out of GPU memory", fix="Give a smaller slab.tile, slab.slices or training.batch_size"
+        ) from error
+    if rank(machine) == 0:
+        trained_on = patients.of("train")
+        card = ModelCard(
+            cases=len(trained_on),
+            groups=tuple(sorted({c.group for c in trained_on if c.group})),
+            virtual_only=is_virtual(Path(settings.data.folder)),
+            strokect=__version__,
+        )
+        write_model(model, settings, card, best)
+    return model
 
-    def loader(chosen: Sequence[Case]) -> CaseLoader:
-        return CaseLoader(tuple(chosen), layout, settings.input, classes, folders.kept)
+
+def is_trained(out: Path) -> bool:
+    """Whether a finished training stands in a folder."""
+    return (out / MODEL_FOLDER / DONE_FILE).exists()
+
+
+def join() -> None:
+    """Take part in a training as one of its further processes; see ``training_processes``."""
+    warnings.simplefilter("ignore")
+    logging.disable()
+    request = json.load(sys.stdin)
+    out, cache = map(Path, request["folders"])
+    try:
+        train(
+            parse_training_settings(request["settings"], out / SETTINGS_FILE),
+            TrainingFolders(out, cache),
+            Machine(**request["machine"]),
+            request["resume"],
+        )
+    except Exception as error:
+        raise SystemExit(told(error)) from error
+
+
+def _learning(
+    settings: TrainingSettings, network: Any, patients: Patients, cache: Path
+) -> tuple[SegmentationModule, SlabDataset, VolumeDataset]:
+    """What is trained, on which samples, and validated on which scans."""
+    classes, seed = settings.data.classes, settings.training.seed
+    needs = needs_of(network)
+
+    def loader(part: str) -> tuple[CaseLoader, int]:
+        cases = tuple(patients.of(part))
+        return CaseLoader(cases, patients.layout, settings.input, classes, cache), len(cases)
 
     module = SegmentationModule(
         network,
@@ -87,26 +169,14 @@ def train(
         settings.training.epochs,
         seed,
     )
-    samples = SlabDataset(
-        loader(train_cases), len(train_cases), needs, settings.slab, settings.augment, seed
-    )
-    volumes = VolumeDataset(loader(val_cases), len(val_cases))
-    with _plain_errors():
-        best = fit(
-            module, samples, volumes, settings.training, folders.out,
-            machine=machine, resume=resume, on_epoch=on_epoch,
-        )  # fmt: skip
-    model = folders.out / MODEL_FOLDER
-    if _rank() == 0:
-        groups = sorted({c.group for c in train_cases if c.group})
-        card = ModelCard(
-            cases=len(train_cases),
-            groups=tuple(groups),
-            virtual_only=is_virtual(Path(settings.data.folder)),
-            strokect=__version__,
-        )
-        write_model(model, settings, card, best)
-    return model
+    samples = SlabDataset(*loader("train"), needs, settings.slab, settings.augment, seed)
+    return module, samples, VolumeDataset(*loader("val"))
+
+
+def find_patients(settings: TrainingSettings) -> Patients:
+    """The cases of the data set, by names alone, and how they are shared out."""
+    layout, cases = find_cases(settings)
+    return Patients(layout, cases, parts_of(cases, settings))
 
 
 def find_cases(settings: TrainingSettings) -> tuple[Layout, list[Case]]:
@@ -124,25 +194,26 @@ def find_cases(settings: TrainingSettings) -> tuple[Layout, list[Case]]:
 
 
 def parts_of(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str]:
-    """Part ("train", "val", "test") of every case by name; a patient's cases go together."""
+    """Part ("train", "val", "test") of every case by name; a patient's cases go together.
+
+    Raises SettingsError where the data set's own split leaves some patients out.
+    """
     data = settings.data
     groups = {case.patient: case.group for case in cases}
     if data.folds is not None:
         by_patient = parts_of_fold(k_folds(groups, data.folds, data.seed), data.fold)
-    elif data.split == "given" and all(case.split for case in cases):
+    elif data.split == "given" and any(case.split for case in cases):
+        without = [case.patient for case in cases if not case.split]
+        if without:
+            raise SettingsError(
+                f"the data set gives a split, but none for {without[0]}",
+                data.folder,
+                'Complete participants.tsv, or set data.split to "random"',
+            )
         return {case.name: case.split for case in cases}
     else:
         by_patient = split_patients(groups, data.fractions, data.seed)
     return {case.name: by_patient[case.patient] for case in cases}
-
-
-def read_split(out: Path) -> dict[str, str]:
-    """Part of every case of a run, by name. Raises ScanError where there is none."""
-    path = out / SPLIT_FILE
-    if not path.exists():
-        raise ScanError("no training stands in the folder", out, "Train with `strokect train`")
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["case"]: row["part"] for row in csv.DictReader(file, delimiter="\t")}
 
 
 def is_virtual(folder: Path) -> bool:
@@ -156,73 +227,80 @@ def is_virtual(folder: Path) -> bool:
     )
 
 
-def _check_folder(out: Path, settings: TrainingSettings, resume: bool) -> None:
-    """Refuse a folder with something else, or with a run of other settings."""
+def _check_patients(patients: Patients, settings: TrainingSettings) -> None:
+    """Refuse parts without patients, and cases that lack a file of their truth."""
+    for part in ("train", "val"):
+        chosen = patients.of(part)
+        if not chosen:
+            raise SettingsError(
+                f"no patients in the part {part!r}",
+                settings.data.folder,
+                'Give more, other data.fractions, or data.split "random"',
+            )
+        for case in chosen:
+            files = patients.layout.truth_files(case)
+            if not files:
+                raise no_truth(case)
+            for path in files:
+                if not path.exists():
+                    raise ScanError(
+                        "a file of the truth is missing", path, "Add it or leave the case out"
+                    )
+
+
+def _check_folder(out: Path, settings: TrainingSettings, patients: Patients, resume: bool) -> None:
+    """Refuse a folder with something else, or with a run of other settings or patients."""
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(
+            "a file stands where the output folder should be", out, "Choose another name"
+        )
     if not out.exists() or not any(out.iterdir()):
         return
     mine = out / SETTINGS_FILE
     if not mine.exists():
         raise OutputExistsError("the folder is not empty", out, "Choose a new one")
-    if _rank():  # the first process of this very run wrote the settings
-        return
-    if not resume and last_checkpoint(out).exists():
-        raise OutputExistsError(
-            "a training stands there", out, "Add --resume to go on with it, or choose another"
-        )
+    finished = is_trained(out)
+    if not finished and not last_checkpoint(out).exists():
+        return  # broken off in its first epoch: nothing to lose
+    if not resume:
+        what = "a finished training stands there" if finished else "a training stands there"
+        fix = f"Use {out / MODEL_FOLDER}" if finished else "Add --resume to go on with it"
+        raise OutputExistsError(what, out, f"{fix}, or choose another folder")
     earlier = parse_training_settings(json.loads(mine.read_text(encoding="utf-8")), mine)
     changed = _differences(earlier, settings)
-    if changed and last_checkpoint(out).exists():
+    if changed:
         raise OutputExistsError(
             f"the training that stands there has other settings ({', '.join(changed)})",
             out,
             "Choose another folder",
         )
+    split = out / SPLIT_FILE
+    if split.exists() and split.read_text(encoding="utf-8") != _split_table(patients):
+        raise OutputExistsError(
+            f"the training that stands there has other patients ({SPLIT_FILE})",
+            out,
+            "Give the same data set, or choose another folder",
+        )
 
 
 def _differences(one: TrainingSettings, other: TrainingSettings) -> list[str]:
-    found = []
-    a, b = one.model_dump(mode="json"), other.model_dump(mode="json")
-    for room, values in a.items():
-        if not isinstance(values, dict):
-            found += [room] if values != b[room] else []
-            continue
-        free = _FREE.get(room, set())
-        keys = (values.keys() | b[room].keys()) - free
-        found += [f"{room}.{k}" for k in sorted(keys) if values.get(k) != b[room].get(k)]
-    return found
+    """Keys whose values differ, of those that may not."""
+    a, b = (dict(_flat("", s.model_dump(mode="json"))) for s in (one, other))
+    keys = [*a, *(k for k in b if k not in a)]
+    return [k for k in keys if k not in _FREE and a.get(k, ...) != b.get(k, ...)]
 
 
-def _check_cases(train_cases: Sequence[Case], val_cases: Sequence[Case]) -> None:
-    for part, chosen in (("train", train_cases), ("val", val_cases)):
-        if not chosen:
-            raise SettingsError(
-                f"no patients in the part {part!r}", "data", "Give more, or other fractions"
-            )
-    for case in (*train_cases, *val_cases):
-        if case.labels is None:
-            raise ScanError("a case without truth", case.name, "Add its masks or leave it out")
+def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{key}.{name}" if key else name, inner)
+    else:
+        yield key, value
 
 
-def _write_split(path: Path, cases: Sequence[Case], parts: dict[str, str]) -> None:
-    lines = ["case\tpatient\tgroup\tpart"]
-    lines += [f"{c.name}\t{c.patient}\t{c.group}\t{parts[c.name]}" for c in cases]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _rank() -> int:
-    """Number of this process among those of the training; Lightning sets it for those it starts."""
-    return int(
-        os.environ.get("GLOBAL_RANK", os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-    )
-
-
-class _plain_errors:
-    """An error of a worker process comes wrapped in its traceback: its last line is ours."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, StrokeCTError) and "\n" in str(error):
-            last = str(error).strip().splitlines()[-1]
-            raise type(error)(last.partition(": ")[2]) from None
+def _split_table(patients: Patients) -> str:
+    out = io.StringIO()
+    table = csv.writer(out, delimiter="\t", lineterminator="\n")
+    table.writerow(("case", "patient", "group", "part"))
+    table.writerows((c.name, c.patient, c.group, patients.parts[c.name]) for c in patients.cases)
+    return out.getvalue()

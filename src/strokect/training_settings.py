@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from torch import nn
 
 from strokect import catalog
 from strokect.core.errors import SettingsError
@@ -20,9 +22,6 @@ from strokect.learn.module import OptimizerOptions
 from strokect.learn.predict import Tiling
 from strokect.learn.train import TrainOptions
 from strokect.settings import in_one_line, read_object
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _EXAMPLE = '{"name": "mine", "network": {"name": "mjnet_4d"}}'
@@ -50,7 +49,7 @@ class DataSettings(BaseModel):
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     folds: int | None = None
     fold: int = 0
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class NetworkSettings(BaseModel):
@@ -100,25 +99,41 @@ def parse_training_settings(content: dict[str, Any], path: Path) -> TrainingSett
     """Settings from the content of a file, whose network can be built with its config."""
     try:
         settings = TrainingSettings.model_validate_json(json.dumps(content))
+        _check(settings)
     except ValidationError as error:
         known = TrainingSettings(name="").model_dump(mode="json")
         raise in_one_line(error, known, path) from error
-    if not settings.name or not all(c.isalnum() or c in "._-+" for c in settings.name):
-        raise SettingsError(
-            f"the name {settings.name!r}", path, "Use letters, digits and . _ - + in it"
-        )
-    try:
-        build_layout(settings)
-        catalog.load("losses", settings.loss.name)
-        _config(settings)
-    except SettingsError as error:
-        raise SettingsError(error.what, path, error.fix) from error
+    except SettingsError as error:  # of an options class, which knows no path
+        what = error.what if error.where is None else f"{error.where}: {error.what}"
+        raise SettingsError(what, path, error.fix) from error
     return settings
 
 
+def _check(settings: TrainingSettings) -> None:
+    """Raises SettingsError for choices that are each allowed, but not together."""
+    name = settings.name
+    if not name[:1].isalnum() or not all(c.isalnum() or c in "._-+" for c in name):
+        raise SettingsError(
+            f"the name {name!r}", fix="Use letters, digits and . _ - + in it, a letter first"
+        )
+    build_layout(settings)
+    build_loss(settings)
+    _config(settings)
+    shares = settings.slab.balance
+    if len(shares) not in (0, settings.data.classes):
+        raise SettingsError(
+            f"{len(shares)} chances for {settings.data.classes} classes",
+            "slab.balance",
+            "Give one for each class, or none",
+        )
+
+
 def build_network(settings: TrainingSettings) -> nn.Module:
-    """The network that the settings describe, with fresh weights."""
-    network: nn.Module = catalog.load("networks", settings.network.name)(_config(settings))
+    """The network that the settings describe, with fresh weights of ``training.seed``."""
+    make = catalog.load("networks", settings.network.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        network: nn.Module = make(_config(settings))
     return network
 
 
@@ -164,7 +179,7 @@ def _config(settings: TrainingSettings) -> Any:
                 f"network.config.{name} is {given[name]}, data and input make it {derived[name]}",
                 fix=f"Leave network.config.{name} out",
             )
-    return replace(_built(kind, "config", given, "network."), **derived)
+    return _built(kind, "config", {**given, **derived}, "network.")
 
 
 def _built(kind: Any, key: str, given: dict[str, Any], room: str) -> Any:

@@ -109,3 +109,65 @@ def result(patient, tmp_path_factory) -> Result:
     run = in_a_shell("perfusion", patient.layout.scan_folder, "-o", folder, "--json")
     assert run.code == 0, run
     return Result(folder, run)
+
+
+#: A training of a second: a tiny network, tiles of two slices.
+TINY = {
+    "name": "tiny",
+    "data": {"classes": 3},
+    "input": {"time_points": 6, "interval_s": 4.0, "motion_correction": False},
+    "network": {"name": "mjnet_3dt", "config": {"n_slices": 3, "width": 2, "depth": 2}},
+    "slab": {"tile": [32, 32], "slices": 2, "per_case": 2},
+    "augment": {"flip_x_p": 0.5, "noise_p": 0.5},
+    "optimizer": {"lr": 0.01},
+    "training": {"epochs": 3, "batch_size": 2},
+}
+
+
+def settings_file(folder: Path, **changes) -> Path:
+    """A file of TINY with changes; a dictionary changes a block key by key."""
+    content = json.loads(json.dumps(TINY))
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            content[key] = content.get(key, {}) | value
+        else:
+            content[key] = value
+    path = folder / f"{content['name']}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def set_splits(root: Path, **splits: str) -> None:
+    """Write the split of patients, by label, into participants.tsv."""
+    table = root / "participants.tsv"
+    lines = [line.split("\t") for line in table.read_text().splitlines()]
+    column = lines[0].index("split")
+    for line in lines[1:]:
+        line[column] = splits[line[0].replace("-", "_")]
+    table.write_text("".join("\t".join(line) + "\n" for line in lines))
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory) -> Path:
+    """Four small virtual patients: two train, one validates, one tests."""
+    root = tmp_path_factory.mktemp("learning") / "four"
+    made = in_a_shell("phantom", "-o", root, "-n", 4, "--size", "small", "--seed", 11)
+    assert made.code == 0, made
+    set_splits(root, sub_0001="train", sub_0002="train", sub_0003="val", sub_0004="test")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """Where the prepared scans of all trainings are kept."""
+    return tmp_path_factory.mktemp("learning") / "prepared"
+
+
+@pytest.fixture(scope="session")
+def trained(four, prepared, tmp_path_factory) -> Result:
+    """The folder of an uninterrupted training of TINY, and what it printed."""
+    folder = tmp_path_factory.mktemp("learning")
+    out = folder / "run"
+    run = strokect("train", settings_file(folder), "--data", four, "-o", out, "--cache", prepared)
+    assert run.code == 0, run
+    return Result(out, run)

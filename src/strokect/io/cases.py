@@ -52,6 +52,9 @@ class Layout(Protocol):
     def scan(self, case: Case) -> CTSeries:
         """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
 
+    def truth_files(self, case: Case) -> list[Path]:
+        """Files or folders that ``labels`` needs, by name only; none for a case without truth."""
+
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) of ``core.classes`` on the scan's grid.
 

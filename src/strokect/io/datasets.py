@@ -74,18 +74,23 @@ class OwnDataset:
             return dicom.read_ctp_folder(case.scan)
         return nifti.read_ctp(case.scan)
 
+    def truth_files(self, case: Case) -> list[Path]:
+        """The masks; see ``io.cases.Layout``."""
+        return [] if case.labels is None else list(_masks(case.labels).values())
+
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``; see ``io.cases.Layout``."""
         if case.labels is None:
             raise no_truth(case)
-        folder = case.labels
-        label, session = (part.split("-", 1)[1] for part in folder.parts[-2:])
-        layout = OwnLayout(folder.parents[3], label, session)
-        masks = {
-            name: read_truth_mask(layout.truth_mask(name), grid)
-            for name in ("brain", "penumbra", "core")
-        }
+        masks = {n: read_truth_mask(path, grid) for n, path in _masks(case.labels).items()}
         return labels_of(grid.shape, **masks)
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """Masks in the folder of a patient's truth, by name."""
+    label, session = (part.split("-", 1)[1] for part in folder.parts[-2:])
+    layout = OwnLayout(folder.parents[3], label, session)
+    return {name: layout.truth_mask(name) for name in ("brain", "penumbra", "core")}
 
 
 def _case(study: Study, people: dict[str, tuple[str, str]]) -> Case:

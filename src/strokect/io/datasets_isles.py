@@ -82,6 +82,10 @@ class Isles18Dataset:
         """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
         return read_timed(case.scan, self.default_interval_s)
 
+    def truth_files(self, case: Case) -> list[Path]:
+        """The truth; see ``io.cases.Layout``."""
+        return [] if case.labels is None else [case.labels]
+
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``: 3 in the core, 0 elsewhere."""
         if case.labels is None:
@@ -142,6 +146,10 @@ class Isles24Dataset:
     def scan(self, case: Case) -> CTSeries:
         """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
         return read_timed(case.scan, self.default_interval_s)
+
+    def truth_files(self, case: Case) -> list[Path]:
+        """The truth; see ``io.cases.Layout``."""
+        return [] if case.labels is None else [case.labels]
 
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``: 3 in the final infarct, 0 elsewhere."""

@@ -153,6 +153,10 @@ class SliceDataset:
         note = f"interval {self.options.interval_s:g} s and voxel size from the options"
         return CTSeries(data, times, self._grid(data.shape[1:]), (), (note,))
 
+    def truth_files(self, case: Case) -> list[Path]:
+        """The truth; see ``io.cases.Layout``."""
+        return [] if case.labels is None else [case.labels]
+
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``; see ``io.cases.Layout``.
 

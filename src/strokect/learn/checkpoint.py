@@ -20,7 +20,7 @@ from torch import nn
 
 from strokect.core.errors import OutputError, ScanError
 
-WEIGHTS_FILE, SETTINGS_FILE = "weights.safetensors", "settings.json"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 class SafeCheckpointIO(CheckpointIO):

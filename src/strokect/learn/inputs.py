@@ -21,12 +21,13 @@ _MIDPOINTS = (np.arange(16) + 0.5) / 16 - 0.5
 class InputOptions:
     """What a network sees of a scan.
 
-    spacing_mm : voxel size (z, y, x) that scans are brought to, None leaves them. time_points, interval_s : points in time and their distance. before_s : the first one lies this
-    long before contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu" as
-    it is, "enhancement" above the baseline, "baseline" the mean before contrast, at every time.
-    zscore : each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around
-    the brain that is kept; None keeps the slice. outside : value of what is not brain, None keeps
-    it. motion_correction : align the frames first.
+    spacing_mm : voxel size (z, y, x) that scans are brought to, None leaves them. time_points,
+    interval_s : points in time and their distance. before_s : the first one lies this long before
+    contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu" as it is,
+    "enhancement" above the baseline, "baseline" the mean before contrast, at every time. zscore :
+    each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around the brain
+    that is kept; None keeps the slice. outside : value of what is not brain, None keeps it.
+    motion_correction : align the frames first.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
@@ -68,9 +69,10 @@ class InputOptions:
 def resampling_matrix(source_s: FloatArray, target_s: FloatArray) -> npt.NDArray[np.float32]:
     """Weights (N, T) that take samples at ``source_s`` (T,) to ``target_s`` (N,), both rising.
 
-    Linear interpolation. Where the samples lie closer together than the targets, its mean over the
-    difference of the two distances, so that no sample between two targets is thrown away. A
-    straight line stays the same line; beyond the ends the samples are held.
+    Linear interpolation. Where the samples lie closer together than the targets, its mean about
+    each target, over the targets' distance where the samples are twice as close: no sample between
+    two targets is thrown away. A straight line stays the same line; beyond the ends the samples
+    are held.
     """
     source, target = np.asarray(source_s, float), np.asarray(target_s, float)
     if len(source) == 1:
@@ -81,7 +83,7 @@ def resampling_matrix(source_s: FloatArray, target_s: FloatArray) -> npt.NDArray
     step = float(np.median(np.diff(target))) if len(target) > 1 else 0.0
     # Narrower at the ends, so that the mean stays one about the target.
     room = 2 * np.minimum(at - source[0], source[-1] - at)
-    wide = np.clip(step - gaps[left], 0.0, room)
+    wide = np.clip(2 * (step - gaps[left]), 0.0, np.minimum(step, room))
     points = at[:, None] + wide[:, None] * _MIDPOINTS  # (N, M)
     left = np.clip(np.searchsorted(source, points, side="right") - 1, 0, len(gaps) - 1)
     share = (points - source[left]) / gaps[left]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from strokect.core.errors import OutputExistsError, ScanError, SettingsError
+from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
 from strokect.learn.checkpoint import SafeCheckpointIO
 from strokect.learn.data import EpochSampler, SlabDataset, VolumeDataset, collate
 from strokect.learn.module import SegmentationModule
@@ -33,8 +37,7 @@ class TrainOptions:
 
     batch_size : of one step over all devices together. accumulate : steps whose gradients are
     added up. patience : validations without a better ``val_dice`` before it stops, None for never.
-    precision : as Lightning's, e.g. "32-true", "bf16-mixed", "16-mixed". validate_every : epochs.
-    workers : processes that prepare samples. threads : of torch, None leaves its choice.
+    precision : as Lightning's. validate_every : epochs. workers : processes that prepare samples.
     """
 
     epochs: int = 100
@@ -48,11 +51,21 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         least = min(self.epochs, self.batch_size, self.accumulate, self.validate_every)
-        if least < 1 or self.workers < 0:
+        if least < 1 or (self.patience is not None and self.patience < 1):
             raise SettingsError(
                 f"a training of {self.epochs} epochs, batches of {self.batch_size}",
                 "training",
-                "Give epochs, batch_size, accumulate and validate_every of 1 or more",
+                "Give epochs, batch_size, accumulate, validate_every and patience of 1 or more",
+            )
+        if self.workers < 0 or self.seed < 0:
+            raise SettingsError(
+                f"{self.workers} workers and seed {self.seed}", "training", "Give 0 or more"
+            )
+        if self.validate_every > self.epochs:
+            raise SettingsError(
+                f"a validation every {self.validate_every} epochs, of {self.epochs}",
+                "training.validate_every",
+                "Give at most the number of epochs",
             )
 
 
@@ -94,10 +107,12 @@ def fit(
 ) -> Path:
     """Train and return the checkpoint of the best epoch.
 
-    folder : gets ``checkpoints/{best,last}.safetensors`` and ``logs/``. With ``resume`` it goes on
-    after the last whole epoch, to the same weights as without the break. on_epoch : called with
-    the number of epochs done, of all, and the metrics.
-    Raises OutputExistsError where a training stands in ``folder`` and ``resume`` is not asked for.
+    folder : gets ``checkpoints/{best,last}.safetensors`` and ``logs/``, a table of the epochs and
+    files for TensorBoard. With ``resume`` it goes on after the last whole epoch, to the same
+    weights as without the break. on_epoch : called with the number of epochs done, of all, and the
+    metrics of the last one.
+    Raises OutputExistsError where a training stands in ``folder`` and ``resume`` is not asked for,
+    SettingsError for batches or devices that do not fit and for a loss that is no number any more.
     """
     last = last_checkpoint(folder)
     if last.exists() and not resume:
@@ -111,9 +126,30 @@ def fit(
             f"Give a multiple of {machine.world}",
         )
     _check_norm(module, machine)
-    pl.seed_everything(options.seed, verbose=False)
-    progress: list[Callback] = [RichProgressBar(leave=True)] if sys.stderr.isatty() else []
-    trainer = pl.Trainer(
+    with _quiet(), _plain_errors():
+        trainer = _trainer(module, options, folder, machine, on_epoch)
+        data = _Loaders(train, val, options, machine)
+        with _process_group(), _interruptible():
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    if not best_checkpoint(folder).exists():
+        raise ScanError("the best checkpoint is gone", folder, "Train again in another folder")
+    return best_checkpoint(folder)
+
+
+def _trainer(
+    module: SegmentationModule,
+    options: TrainOptions,
+    folder: Path,
+    machine: Machine,
+    on_epoch: Epoch,
+) -> pl.Trainer:
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < machine.devices:
+        raise SettingsError(f"{machine.devices} devices of {gpus} GPUs", "--devices", "Give fewer")
+    bar: list[Callback] = []
+    if sys.stderr.isatty():
+        bar = [RichProgressBar(leave=True, console_kwargs={"stderr": True})]
+    return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=machine.devices,
         num_nodes=machine.nodes,
@@ -124,36 +160,28 @@ def fit(
         gradient_clip_val=module.clip,
         check_val_every_n_epoch=options.validate_every,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
         use_distributed_sampler=False,
         sync_batchnorm=machine.world > 1 and torch.cuda.is_available(),
         plugins=[SafeCheckpointIO()],
         logger=TensorBoardLogger(folder, name="logs", version="tensorboard"),
-        callbacks=[*_callbacks(options, folder, on_epoch), *progress],
-        enable_progress_bar=bool(progress),
+        callbacks=[*_callbacks(options, folder, on_epoch), *bar],
+        enable_progress_bar=bool(bar),
+        enable_checkpointing=False,  # ours, not one more of Lightning's
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    data = _Loaders(train, val, options, machine)
-    with _process_group():
-        trainer.fit(module, datamodule=data, ckpt_path=last if resume and last.exists() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if not best_checkpoint(folder).exists():
-        raise ScanError("no epoch was validated", folder, "Train for more epochs")
-    return best_checkpoint(folder)
 
 
 def _check_norm(module: SegmentationModule, machine: Machine) -> None:
     """Refuse batch normalisation that each process would do by itself: torch synchronises GPUs."""
-    kind = nn.modules.batchnorm._BatchNorm
-    if machine.world > 1 and not torch.cuda.is_available():
-        if any(isinstance(layer, kind) for layer in module.modules()):
-            raise SettingsError(
-                f"batch normalisation on {machine.world} processes without GPUs",
-                "network.config.norm",
-                'Choose "group" or "instance", or one process',
-            )
+    if machine.world == 1 or torch.cuda.is_available():
+        return
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+        raise SettingsError(
+            f"batch normalisation on {machine.world} processes without GPUs",
+            "network.config.norm",
+            'Choose "group" or "instance", or one process',
+        )
 
 
 @contextmanager
@@ -232,7 +260,10 @@ class _Best(Callback):
 
 
 class _Patience(EarlyStopping):
-    """Early stopping that a resumed training, which had stopped, remembers."""
+    """Early stopping that a resumed training, which had stopped, remembers; patience may grow."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
@@ -243,13 +274,31 @@ class _EpochEnd(Callback):
 
     def __init__(self, folder: Path, on_epoch: Epoch):
         self._folder, self._on_epoch = folder, on_epoch
+        self._began, self._validated = 0.0, False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began, self._validated = time.monotonic(), False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
-        metrics = {k: float(v) for k, v in sorted(trainer.callback_metrics.items())}
+        metrics = {
+            k: float(v)
+            for k, v in sorted(trainer.callback_metrics.items())
+            if self._validated or not k.startswith("val_")  # those are of an epoch before
+        }
+        if not math.isfinite(metrics["train_loss"]):
+            raise SettingsError(
+                f"the loss is {metrics['train_loss']} in epoch {done}",
+                "optimizer",
+                "Give a lower lr, a clip, or precision 32-true",
+            )
         if trainer.is_global_zero:
             lr = trainer.optimizers[0].param_groups[0]["lr"]
-            _write_row(log_file(self._folder), done, {"lr": lr, **metrics})
+            seconds = round(time.monotonic() - self._began, 2)
+            _write_row(log_file(self._folder), done, {"lr": lr, "seconds": seconds, **metrics})
         trainer.save_checkpoint(last_checkpoint(self._folder))
         if trainer.is_global_zero:
             self._on_epoch(done, trainer.max_epochs or 0, metrics)
@@ -275,5 +324,56 @@ def _write_row(path: Path, epoch: int, values: dict[str, float]) -> None:
 def _callbacks(options: TrainOptions, folder: Path, on_epoch: Epoch) -> list[Callback]:
     out: list[Callback] = [_Signals(), _Best(best_checkpoint(folder))]
     if options.patience is not None:
-        out.append(_Patience("val_dice", min_delta=1e-4, mode="max", patience=options.patience))
+        out.append(
+            _Patience(
+                "val_dice",
+                min_delta=1e-4,
+                mode="max",
+                patience=options.patience,
+                check_on_train_epoch_end=False,  # that would be after the epoch was saved
+            )
+        )
     return [*out, _EpochEnd(folder, on_epoch)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning talks to programmers: hints, devices found, what it would do otherwise."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays KeyboardInterrupt; Lightning leaves the program, and SIGINT ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """An error of a worker process comes wrapped in its traceback, whose last line is ours."""
+    try:
+        yield
+    except StrokeCTError as error:
+        if "\n" not in str(error):
+            raise
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.partition(": ")[2]) from None

@@ -176,13 +176,13 @@ class Conv4d(_Layer):
             kernel, strides = four(kernel_size, "kernel_size"), four(stride, "stride")
             _named_padding(padding, kernel, strides, dilation)  # refuses what it does not know
             taps = _taps(stride, 0, dilation, groups)
-            self_padding: Four | str = padding
+            kept: Four | str = padding
         else:
             taps = _taps(stride, padding, dilation, groups)
-            self_padding = four(padding, "padding", 0)
+            kept = four(padding, "padding", 0)
         shape = (out_channels, in_channels // max(groups, 1))
         super().__init__(in_channels, out_channels, kernel_size, taps, shape, bias)
-        self.padding = self_padding
+        self.padding = kept
 
     def forward(self, x: Tensor) -> Tensor:
         return conv4d(
@@ -208,6 +208,9 @@ class ConvTranspose4d(_Layer):
         self.padding = four(padding, "padding", 0)
         self.output_padding = four(output_padding, "output_padding", 0)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, output_padding={self.output_padding}"
+
     def forward(self, x: Tensor) -> Tensor:
         return conv_transpose4d(
             x, self.weight, self.bias, self.stride, self.padding, self.output_padding,
@@ -217,7 +220,7 @@ class ConvTranspose4d(_Layer):
 
 def four(value: Size, name: str, least: int = 1) -> Four:
     """An int, or one per axis, as one per axis. Raises SettingsError below least or not four."""
-    values = (value,) * 4 if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * 4
     if len(values) != 4 or not all(isinstance(v, int) and v >= least for v in values):
         raise SettingsError(
             f"bad {name}", str(value), f"Give an integer of at least {least}, or one for each of "

@@ -67,18 +67,29 @@ class Taps(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Frames first:last of some of the batch."""
+    """Frames first:last of some of the batch. rows : as many, or 2 where one alone is slow."""
 
     batch: slice
     first: int
     last: int
+    rows: int
 
     def of(self, frames: Tensor) -> Tensor:
         return frames[self.batch, self.first : self.last]
 
-    @property
-    def frames(self) -> int:
-        return (self.batch.stop - self.batch.start) * (self.last - self.first)
+
+class _Plan(NamedTuple):
+    """How to fold: the axis; whether the output (scatter) or the input (gather).
+
+    Frame n of the side that is not folded meets the frames at n step + offsets of the other.
+    """
+
+    axis: int
+    scatters: bool
+    step: int
+    offsets: list[int]
+    groups: int
+    pieces: list[_Piece]
 
 
 def _without(values: Numbers, axis: int) -> list[int]:
@@ -103,27 +114,24 @@ def _front(x: Tensor, axis: int) -> Tensor:
     return x.movedim(axis + 2, 1)
 
 
-def _pieces(batch: int, count: int, like: Tensor, channels: int) -> list[_Piece]:
-    """Pieces of (batch, count, channels, size), each about _PIECE_BYTES, of two frames or more.
+def _pieces(x: Tensor, count: int, inside: list[int], outside: list[int]) -> list[_Piece]:
+    """Pieces of count frames of each of the batch, of about _PIECE_BYTES and two frames or more.
 
-    like : (B, D, C, size), for size and device.
+    inside, outside : channels and size of a frame as it goes into the 3D convolution and comes out.
     """
-    each = channels * math.prod(like.shape[3:]) * like.element_size()
-    limit = _PIECE_BYTES.get(like.device.type, _PIECE_BYTES["other"])
+    batch, each = x.shape[0], max(math.prod(inside), math.prod(outside)) * x.element_size()
+    limit = _PIECE_BYTES.get(x.device.type, _PIECE_BYTES["other"])
     step = max(1, min(batch, limit // (each * count)))
     parts = max(1, min(math.ceil(each * count / limit), count // 2))
+    slow = x.device.type == "cpu" and math.prod(inside[:3]) <= _SLOW_LONE_FRAME
+    least = 2 if slow and x.dtype == torch.float32 else 1
     cuts = [count * i // parts for i in range(parts + 1)]
     return [
-        _Piece(slice(b, min(b + step, batch)), first, last)
+        _Piece(slice(b, b + n), first, last, max(n * (last - first), least))
         for b in range(0, batch, step)
+        for n in [min(step, batch - b)]
         for first, last in itertools.pairwise(cuts)
     ]
-
-
-def _rows(like: Tensor, n: int, channels: int, size: Numbers) -> int:
-    """n, or 2 where a lone frame had better have an empty companion."""
-    lone = n == 1 and like.device.type == "cpu" and like.dtype == torch.float32
-    return 2 if lone and channels * size[0] * size[1] <= _SLOW_LONE_FRAME else n
 
 
 def _stack(part: Tensor, rows: int) -> Tensor:
@@ -151,40 +159,37 @@ def _inside(piece: _Piece, step: int, offset: int, size: int) -> tuple[slice, sl
     return slice(low - piece.first, high - piece.first), places
 
 
-def _gather(
-    source: Tensor, count: int, step: int, offsets: list[int], groups: int
-) -> Iterator[tuple[_Piece, Tensor]]:
-    """Pieces of count frames, each the k source frames at n step + offsets side by side.
+def _gather(source: Tensor, plan: _Plan) -> Iterator[tuple[_Piece, Tensor]]:
+    """Pieces of frames that each hold the k source frames at n step + offsets side by side.
 
-    source (B, D, C, size). Yields frames (n, k C, size), channels in the order (group, tap, one
+    source (B, D, C, size). Yields frames (rows, k C, size), channels in the order (group, tap, one
     of the group); always in the same memory.
     """
-    batch, k, channels, size = source.shape[0], len(offsets), source.shape[2], source.shape[3:]
-    pieces = _pieces(batch, count, source, k * channels)
-    needs = [_rows(source, p.frames, k * channels, size) for p in pieces]
-    if offsets == [0] and step == 1:  # a kernel of 1: nothing to fold
-        yield from ((p, _stack(p.of(source), n)) for p, n in zip(pieces, needs, strict=True))
+    if plan.offsets == [0] and plan.step == 1:  # a kernel of 1: nothing to fold
+        yield from ((piece, _stack(piece.of(source), piece.rows)) for piece in plan.pieces)
         return
+    k = len(plan.offsets)
     room = torch.empty(
-        (max(needs, default=0), k * channels, *size), dtype=source.dtype, device=source.device,
-        memory_format=_layout(source),
+        (max((p.rows for p in plan.pieces), default=0), k * source.shape[2], *source.shape[3:]),
+        dtype=source.dtype, device=source.device, memory_format=_layout(source),
     )  # fmt: skip
-    for piece, rows in zip(pieces, needs, strict=True):
-        part = source[piece.batch].unflatten(2, (groups, -1))
-        taps = room[: piece.frames].unflatten(1, (groups, k, -1)).unflatten(0, (len(part), -1))
-        for i, offset in enumerate(offsets):
-            here, there = _inside(piece, step, offset, source.shape[1])
+    for piece in plan.pieces:
+        part = source[piece.batch].unflatten(2, (plan.groups, -1))
+        used = len(part) * (piece.last - piece.first)
+        taps = room[:used].unflatten(1, (plan.groups, k, -1)).unflatten(0, (len(part), -1))
+        for i, offset in enumerate(plan.offsets):
+            here, there = _inside(piece, plan.step, offset, source.shape[1])
             tap = taps[:, :, :, i]
             tap[:, : here.start].zero_()
             tap[:, here.stop :].zero_()
             tap[:, here] = part[:, there]
-        room[piece.frames : rows].zero_()
-        yield piece, room[:rows]
+        room[used : piece.rows].zero_()
+        yield piece, room[: piece.rows]
 
 
 def _scatter(
-    target: Tensor, source: Tensor, product: Callable[[Tensor], Tensor], step: int,
-    offsets: list[int], groups: int, bias: Tensor | None,
+    target: Tensor, source: Tensor, plan: _Plan, product: Callable[[Tensor], Tensor],
+    bias: Tensor | None,
 ) -> None:  # fmt: skip
     """Fill target with bias, plus what source frame n gives to the frames at n step + offsets.
 
@@ -192,19 +197,19 @@ def _scatter(
     to the k contributions of each (n, k C, size), channels in the order (group, tap, one of it).
     """
     start: Tensor | float = 0.0 if bias is None else bias.view(-1, 1, 1, 1)
-    size, k, count = target.shape[1], len(offsets), source.shape[1]
-    for piece in _pieces(len(source), count, target, k * target.shape[2]):
+    size, k, reach = target.shape[1], len(plan.offsets), max(plan.offsets) + 1
+    for piece in plan.pieces:
         part, into = piece.of(source), target[piece.batch]
-        given = product(_stack(part, _rows(part, piece.frames, part.shape[2], part.shape[3:])))
-        given = given[: piece.frames].unflatten(1, (groups, k, -1)).unflatten(0, part.shape[:2])
+        given = product(_stack(part, piece.rows))[: part.shape[0] * part.shape[1]]
+        given = given.unflatten(1, (plan.groups, k, -1)).unflatten(0, part.shape[:2])
         # A target frame starts with the first piece that reaches it, to be in the cache still.
-        low, high = (
-            min(max((n - 1) * step + max(offsets) + 1, 0), size) for n in (piece.first, piece.last)
-        )
-        into[:, 0 if piece.first == 0 else low : size if piece.last == count else high] = start
-        into = into.unflatten(2, (groups, -1))
-        for i, offset in enumerate(offsets):
-            here, there = _inside(piece, step, offset, size)
+        low, high = ((n - 1) * plan.step + reach for n in (piece.first, piece.last))
+        low = 0 if piece.first == 0 else min(max(low, 0), size)
+        high = size if piece.last == source.shape[1] else min(max(high, 0), size)
+        into[:, low:high] = start
+        into = into.unflatten(2, (plan.groups, -1))
+        for i, offset in enumerate(plan.offsets):
+            here, there = _inside(piece, plan.step, offset, size)
             into[:, there] += given[:, here, :, i]
 
 
@@ -240,6 +245,21 @@ def _scatters(x: Tensor, out: Tensor, taps: Taps, axis: int, kernel: int) -> boo
     return gain * out.shape[axis + 2] / x.shape[axis + 2] > 1.2
 
 
+def _plan(x: Tensor, out: Tensor, taps: Taps, kernel: Numbers, adjoint: bool = False) -> _Plan:
+    """How to fold a convolution of x to out, both (B, channels, four axes), or its adjoint."""
+    axis = _axis(x, out.shape[2:], kernel)
+    k, offsets = kernel[axis], taps.offsets(axis, kernel[axis])
+    count, *inside = _front(x, axis).shape[1:]
+    count_out, *outside = _front(out, axis).shape[1:]
+    if not adjoint and _scatters(x, out, taps, axis, k):
+        outside[0] *= k
+        pieces = _pieces(x, count, inside, outside)
+        return _Plan(axis, True, 1, [-v for v in offsets], taps.groups, pieces)
+    inside[0] *= k
+    pieces = _pieces(x, count_out, inside, outside)
+    return _Plan(axis, False, taps.stride[axis], offsets, taps.groups, pieces)
+
+
 def _inward(weight: Tensor, axis: int) -> Tensor:
     """(O, C/g, k1..k4) as the 3D kernel (O, k C/g, three others) of gathered frames."""
     return weight.movedim(axis + 2, 1).flatten(1, 2)
@@ -262,20 +282,18 @@ _TAPS = "int[] stride, int[] padding, int[] dilation, int groups"
 )
 def convolve(x, weight, bias, stride, padding, dilation, groups):
     """Convolution: x (B, C, D1..D4), weight (O, C/g, k1..k4), bias (O,) to (B, O, N1..N4)."""
-    taps, kernel = Taps(stride, padding, dilation, groups), weight.shape[2:]
+    taps = Taps(stride, padding, dilation, groups)
     out = _conv_shape(x, weight, bias, *taps)
-    axis = _axis(x, out.shape[2:], kernel)
-    frames, results, rest = _front(x, axis), _front(out, axis), taps.rest(axis)
-    offsets, layout = taps.offsets(axis, kernel[axis]), _layout(x)
-    if _scatters(x, out, taps, axis, kernel[axis]):
-        folded = _outward(weight, axis, groups).contiguous(memory_format=layout)
-        _scatter(results, frames, lambda part: functional.conv3d(part, folded, None, *rest), 1,
-                 [-v for v in offsets], groups, bias)  # fmt: skip
+    plan = _plan(x, out, taps, weight.shape[2:])
+    frames, results, rest = _front(x, plan.axis), _front(out, plan.axis), taps.rest(plan.axis)
+    if plan.scatters:
+        folded = _outward(weight, plan.axis, groups).contiguous(memory_format=_layout(x))
+        _scatter(results, frames, plan, lambda v: functional.conv3d(v, folded, None, *rest), bias)
         return out
-    folded = _inward(weight, axis).contiguous(memory_format=layout)
-    for piece, part in _gather(frames, results.shape[1], stride[axis], offsets, groups):
-        value = functional.conv3d(part, folded, bias, *rest)[: piece.frames]
+    folded = _inward(weight, plan.axis).contiguous(memory_format=_layout(x))
+    for piece, part in _gather(frames, plan):
         into = piece.of(results)
+        value = functional.conv3d(part, folded, bias, *rest)[: into.shape[0] * into.shape[1]]
         into.copy_(value.unflatten(0, into.shape[:2]))
     return out
 
@@ -294,15 +312,15 @@ def spread(grad, weight, bias, size, stride, padding, dilation, groups):
     """Adjoint: grad (B, O, N1..N4), weight (O, C/g, k1..k4), bias (C,) to (B, C, *size)."""
     taps, kernel = Taps(stride, padding, dilation, groups), weight.shape[2:]
     out = _spread_shape(grad, weight, bias, size, *taps)
-    axis = _axis(out, grad.shape[2:], kernel)
-    folded = _inward(weight, axis).contiguous(memory_format=_layout(grad))
-    rest, channels = _without(size, axis), out.shape[1] * kernel[axis]
+    plan = _plan(out, grad, taps, kernel, adjoint=True)
+    folded = _inward(weight, plan.axis).contiguous(memory_format=_layout(grad))
+    inside = (out.shape[1] * kernel[plan.axis], *_without(size, plan.axis))
+    rest = taps.rest(plan.axis)
 
     def product(part: Tensor) -> Tensor:
-        return conv3d_input((len(part), channels, *rest), folded, part, *taps.rest(axis))
+        return conv3d_input((len(part), *inside), folded, part, *rest)
 
-    _scatter(_front(out, axis), _front(grad, axis), product, stride[axis],
-             taps.offsets(axis, kernel[axis]), groups, bias)  # fmt: skip
+    _scatter(_front(out, plan.axis), _front(grad, plan.axis), plan, product, bias)
     return out
 
 
@@ -318,26 +336,23 @@ def _spread_shape(grad, weight, bias, size, stride, padding, dilation, groups):
 def correlate(x, grad, kernel, stride, padding, dilation, groups):
     """Gradient of the weight (O, C/g, *kernel) from x (B, C, D1..D4), grad (B, O, N1..N4)."""
     taps = Taps(stride, padding, dilation, groups)
-    axis = _axis(x, grad.shape[2:], kernel)
-    k, rest, own = kernel[axis], _without(kernel, axis), x.shape[1] // groups
-    frames, grads = _front(x, axis), _front(grad, axis)
-    offsets = taps.offsets(axis, k)
-    # Sums over pieces in full precision.
+    plan = _plan(x, grad, taps, kernel)
+    k, own, rest = kernel[plan.axis], x.shape[1] // groups, taps.rest(plan.axis)
+    frames, grads = _front(x, plan.axis), _front(grad, plan.axis)
+    across = (k * grad.shape[1], own) if plan.scatters else (grad.shape[1], k * own)
+    shape = (*across, *_without(kernel, plan.axis))
+    # Half-precision pieces are summed in full precision.
     kind = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    if _scatters(x, grad, taps, axis, k):
-        total = x.new_zeros((grad.shape[1] * k, own, *rest), dtype=kind)
-        back = [-v for v in offsets]
-        for piece, part in _gather(grads, frames.shape[1], 1, back, groups):
-            given = _stack(piece.of(frames), len(part))
-            total += conv3d_weight(given, total.shape, part, *taps.rest(axis))
+    total = x.new_zeros(shape, dtype=kind)
+    if plan.scatters:
+        for piece, part in _gather(grads, plan):
+            total += conv3d_weight(_stack(piece.of(frames), len(part)), shape, part, *rest)
         total = total.unflatten(0, (groups, k, -1)).transpose(1, 2).flatten(0, 1)
     else:
-        total = x.new_zeros((grad.shape[1], k * own, *rest), dtype=kind)
-        for piece, part in _gather(frames, grads.shape[1], stride[axis], offsets, groups):
-            given = _stack(piece.of(grads), len(part))
-            total += conv3d_weight(part, total.shape, given, *taps.rest(axis))
+        for piece, part in _gather(frames, plan):
+            total += conv3d_weight(part, shape, _stack(piece.of(grads), len(part)), *rest)
         total = total.unflatten(1, (k, own))
-    return total.movedim(1, axis + 2).to(x.dtype).contiguous()
+    return total.movedim(1, plan.axis + 2).to(x.dtype).contiguous()
 
 
 @correlate.register_fake

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from strokect import VIRTUAL_ONLY
 from strokect.core.quantities import Quantity
 from strokect.core.result import SegmentationResult
 from strokect.core.types import BoolArray, Volume
@@ -36,7 +37,6 @@ REGIONS = {
     "penumbra": "hypoperfused, not core",
     "hypoperfusion": "core and penumbra",
 }
-VIRTUAL_ONLY = "Trained on virtual patients only. Nothing is known of how it does on real patients."
 _PROBABILITY = Quantity("p", "P", "Probability", "probability", "1", (0, 1), "viridis")
 _SD = Quantity("sd", "SD", "SD of the probability", "SD", "1", (0, 0.3), "plasma")
 _SMALLEST_ISLAND_MM2 = 10.0  # outlined; a mask full of specks would outgrow the page
