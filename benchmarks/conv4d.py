@@ -33,7 +33,11 @@ Convolution = Callable[[Tensor, Tensor, Tensor, Four, Four], Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of (2, channels, *size). first : its input needs no gradient."""
+    """A convolution of (2, channels, *size).
+
+    first : its input needs no gradient. inner : input and gradient lie in memory as the layers
+    around it leave them, channels last with conv4d, else first; where false, always first.
+    """
 
     size: Four
     channels: int
@@ -42,6 +46,7 @@ class Layer:
     stride: Four = (1, 1, 1, 1)
     padding: Four = (1, 1, 1, 1)
     first: bool = False
+    inner: bool = False
 
 
 #: The layer of the limits, in both orders of time (30) and z (5): the loop is over the first.
@@ -53,9 +58,9 @@ MAIN = {
 LAYERS = {
     "first": Layer((30, 5, 64, 64), 1, 8, first=True),
     "first_strided": Layer((30, 5, 64, 64), 1, 8, stride=(2, 1, 1, 1), first=True),
-    "strided": Layer((15, 5, 64, 64), 8, 16, stride=(3, 1, 1, 1)),
-    "last": Layer((5, 5, 64, 64), 16, 16, (5, 3, 3, 3), padding=(0, 1, 1, 1)),
-    "wide": Layer((10, 5, 32, 32), 16, 32),
+    "strided": Layer((15, 5, 64, 64), 8, 16, stride=(3, 1, 1, 1), inner=True),
+    "last": Layer((5, 5, 64, 64), 16, 16, (5, 3, 3, 3), padding=(0, 1, 1, 1), inner=True),
+    "wide": Layer((10, 5, 32, 32), 16, 32, inner=True),
 }
 
 
@@ -99,12 +104,16 @@ def job(layer: Layer, side: str, device: str = "cpu", dtype: torch.dtype = torch
     def tensor(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw).to(device, dtype)
 
-    x = tensor(2, layer.channels, *layer.size).requires_grad_(not layer.first)
+    def lying(values: Tensor) -> Tensor:
+        last = layer.inner and side == "conv4d"
+        return values.movedim(1, -1).contiguous().movedim(-1, 1) if last else values
+
+    x = lying(tensor(2, layer.channels, *layer.size)).requires_grad_(not layer.first)
     weight = tensor(layer.out, layer.channels, *layer.kernel).requires_grad_()
     bias = tensor(layer.out).requires_grad_()
     wanted = [weight, bias] if layer.first else [x, weight, bias]
     rows = zip(layer.size, layer.kernel, layer.stride, layer.padding, strict=True)
-    towards = tensor(2, layer.out, *[(n + 2 * p - k) // s + 1 for n, k, s, p in rows])
+    towards = lying(tensor(2, layer.out, *[(n + 2 * p - k) // s + 1 for n, k, s, p in rows]))
 
     def both() -> list[Tensor]:
         out = SIDES[side](x, weight, bias, layer.stride, layer.padding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +122,7 @@ class CaseLoader:
     options: InputOptions
     classes: int
     folder: Path
+    _places: dict[int, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, number: int) -> Example:
         """The scan with labels of the problem's classes.
@@ -129,7 +130,9 @@ class CaseLoader:
         Raises what ``scan_input`` does and the layout's errors, with the name of the case.
         """
         case = self.cases[number]
-        place = self.folder / self._key(case)
+        if number not in self._places:  # looked up once: a scan may be thousands of files
+            self._places[number] = self.folder / self._key(case)
+        place = self._places[number]
         try:
             kept = read_example(place) or write_example(place, self._prepare(case))
         except InputError as error:

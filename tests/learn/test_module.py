@@ -1,5 +1,6 @@
 """Learning rates, the score that chooses a model, and what a checkpoint keeps of them."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ def test_cosine_starts_high_ends_low_and_never_rises():
     assert scales[0] == 1
     assert scales[100] == pytest.approx((1 + 0.01) / 2)
     assert scales[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(scales, scales[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(scales))
     assert lr_scale(25, 20, options) == pytest.approx(0.01)
 
 
@@ -141,6 +142,12 @@ def test_lesions_outside_the_brain_are_not_found_but_missed():
     assert logged["val_dice_core"] == 1  # neither there nor kept
 
 
+def test_a_stand_in_without_weight_has_no_say():
+    scan = (_row(2, 2, 0, 3, 1, 1), _row(2, 2, 2, 1, 3, 1), torch.ones(1, 1, 6))
+    stand_in = (*scan[:2], torch.zeros(1, 1, 6))
+    assert _validated(_module(), [scan, stand_in]) == _validated(_module(), [scan])
+
+
 def test_validation_loss_is_that_of_the_network():
     module = _module()
     found, label = _row(2, 2, 0, 3, 1, 1), _row(2, 2, 2, 1, 3, 1)
@@ -151,7 +158,7 @@ def test_validation_loss_is_that_of_the_network():
         logits = module.network(shown.float()[None, None, None])
         # Chances below 1e-7 count as 1e-7.
         logits = torch.log(logits.softmax(1) + 1e-7)
-        losses.append(float(module.loss(logits, label[None], weight[None])))
+        losses.append(module.loss(logits, label[None], weight[None]).item())
     assert logged["val_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
@@ -188,9 +195,7 @@ def test_a_plateau_lowers_the_rate_to_its_least_and_is_kept_in_the_checkpoint():
     assert _lr(other, 8, 0) == _lr(one, 8, 0) == pytest.approx(0.0005)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
 def test_optimisers(name, kind):
     module = _module(name=name, lr=0.3, weight_decay=0.1, momentum=0.7)
     group = module.configure_optimizers().param_groups[0]

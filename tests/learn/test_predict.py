@@ -45,8 +45,8 @@ class AlongZ(nn.Module):
     def forward(self, x):
         n = len(self.weights)
         count = x.shape[3] - n + 1
-        y = sum(w * x[:, 0, :2, k : k + count] for k, w in enumerate(self.weights))
-        return y  # (B, 2, Z', Y, X)
+        # (B, 2, Z', Y, X)
+        return sum(w * x[:, 0, :2, k : k + count] for k, w in enumerate(self.weights))
 
 
 class Dropping(nn.Module):

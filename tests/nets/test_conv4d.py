@@ -118,6 +118,15 @@ def test_both_ways_of_folding(case, scatters, monkeypatch):
     _check_against_direct(CASES[case])
 
 
+@pytest.mark.parametrize("case", ["plain", "first layer", "groups, every option"])
+def test_channels_first_as_on_a_gpu(case, monkeypatch):
+    monkeypatch.setattr(fold4d, "_layout", lambda _: torch.contiguous_format)
+    monkeypatch.setattr(fold4d, "_scatters", lambda *_: False)
+    _check_against_direct(CASES[case])
+    (x, weight, bias), options = _tensors(CASES[case])
+    assert conv4d(x, weight, bias, *options).is_contiguous()
+
+
 def test_any_layout_of_the_input_gives_the_same():
     (x, weight, bias), options = _tensors(CASES["plain"], torch.float32)
     last = x.detach().movedim(1, -1).contiguous().movedim(-1, 1)

@@ -117,6 +117,8 @@ class SegmentationModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, label, weight = batch.image[0], batch.label[0], batch.weight[0]
+        if not weight.any():  # see ``train._Uncounted``
+            return
         chance = predict_volume(self.network, image, self._needs, self._tiling)
         loss = self.loss(torch.log(chance[None] + 1e-7), label[None], weight[None])
         self._sums[-1] += torch.tensor([float(loss), 1.0], dtype=torch.float64)

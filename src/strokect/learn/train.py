@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import logging
 import math
 import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +18,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
+from strokect.core.errors import OutputExistsError, ScanError, SettingsError
 from strokect.learn.checkpoint import SafeCheckpointIO
 from strokect.learn.data import EpochSampler, SlabDataset, VolumeDataset, collate
 from strokect.learn.module import SegmentationModule
+from strokect.learn.sample import Sample
+from strokect.learn.surroundings import interruptible, plain_errors, process_group, quiet
 
 Epoch = Callable[[int, int, dict[str, float]], None]
 
@@ -126,10 +125,10 @@ def fit(
             f"Give a multiple of {machine.world}",
         )
     _check_norm(module, machine)
-    with _quiet(), _plain_errors():
+    with quiet(), plain_errors():
         trainer = _trainer(module, options, folder, machine, on_epoch)
         data = _Loaders(train, val, options, machine)
-        with _process_group(), _interruptible():
+        with process_group(), interruptible():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if not best_checkpoint(folder).exists():
         raise ScanError("the best checkpoint is gone", folder, "Train again in another folder")
@@ -184,22 +183,11 @@ def _check_norm(module: SegmentationModule, machine: Machine) -> None:
         )
 
 
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Processes that train together part afterwards, so that a next training can meet anew."""
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
 class _Loaders(pl.LightningDataModule):
     def __init__(
         self, train: SlabDataset, val: VolumeDataset, options: TrainOptions, machine: Machine
     ):
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer scans than devices
         self._train, self._val, self._options, self._machine = train, val, options, machine
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -226,7 +214,23 @@ class _Loaders(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         rank = 0 if self.trainer is None else self.trainer.global_rank
         mine = range(rank, len(self._val), self._machine.world)
-        return DataLoader(Subset(self._val, mine), collate_fn=collate)
+        chosen = Subset(self._val, mine) if mine else _Uncounted(self._val)
+        return DataLoader(chosen, collate_fn=collate)
+
+
+class _Uncounted(Dataset[Sample]):
+    """A scan without weight: Lightning would leave a process without scans out of the validation,
+    and the others would wait for it for ever."""
+
+    def __init__(self, scans: VolumeDataset):
+        self._scans = scans
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Sample:
+        scan = self._scans[number]
+        return Sample(scan.image, scan.label, torch.zeros_like(scan.weight))
 
 
 class _Signals(Callback):
@@ -334,46 +338,3 @@ def _callbacks(options: TrainOptions, folder: Path, on_epoch: Epoch) -> list[Cal
             )
         )
     return [*out, _EpochEnd(folder, on_epoch)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning talks to programmers: hints, devices found, what it would do otherwise."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C stays KeyboardInterrupt; Lightning leaves the program, and SIGINT ignored."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as left:
-        if isinstance(left.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """An error of a worker process comes wrapped in its traceback, whose last line is ours."""
-    try:
-        yield
-    except StrokeCTError as error:
-        if "\n" not in str(error):
-            raise
-        last = str(error).strip().splitlines()[-1]
-        raise type(error)(last.partition(": ")[2]) from None

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.grad import conv3d_input, conv3d_weight
+from torch.nn.grad import conv3d_weight
 
 Numbers = Sequence[int]
 
@@ -315,10 +315,16 @@ def spread(grad, weight, bias, size, stride, padding, dilation, groups):
     plan = _plan(out, grad, taps, kernel, adjoint=True)
     folded = _inward(weight, plan.axis).contiguous(memory_format=_layout(grad))
     inside = (out.shape[1] * kernel[plan.axis], *_without(size, plan.axis))
-    rest = taps.rest(plan.axis)
+    *options, _ = taps.rest(plan.axis)
 
     def product(part: Tensor) -> Tensor:
-        return conv3d_input((len(part), *inside), folded, part, *rest)
+        # As torch.nn.grad.conv3d_input, whose stand-in for the input gets copied. This is not read.
+        blank = torch.empty(
+            (len(part), *inside), dtype=part.dtype, device=part.device, memory_format=_layout(part)
+        )
+        return torch.ops.aten.convolution_backward(
+            part, blank, folded, None, *options, False, [0] * 3, groups, [True, False, False]
+        )[0]
 
     _scatter(_front(out, plan.axis), _front(grad, plan.axis), plan, product, bias)
     return out
