@@ -22,6 +22,7 @@ from strokect.pipeline import Stages
 from strokect.prediction import FLIP, PredictOptions, predict_scan
 from strokect.settings import load_settings
 from strokect.training import TrainingFolders, find_patients, is_trained, train
+from strokect.training_processes import same_threads
 from strokect.training_settings import TrainingSettings, load_training_settings, with_folder
 
 #: What stands beside the networks: maps, thresholds, no learning.
@@ -149,7 +150,8 @@ def _predict(
 def _apply_rules(layout: Layout, case: Case, out: Path) -> None:
     """What `strokect perfusion` finds, without a report."""
     stages = Stages()
-    result = pipeline.analyse(layout.scan(case), load_settings(None), Given(), stages)
+    with same_threads():
+        result = pipeline.analyse(layout.scan(case), load_settings(None), Given(), stages)
     with result_folder(out) as folder:
         pipeline.write_result(result, folder)
         pipeline.finish(result, stages, folder)

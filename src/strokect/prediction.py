@@ -30,6 +30,7 @@ from strokect.models import Model
 from strokect.pipeline import Stages
 from strokect.provenance import provenance
 from strokect.report.segmentation import write_segmentation_report
+from strokect.training_processes import same_threads
 from strokect.training_settings import needs_of
 
 SCHEMA = "strokect.segmentation/1"
@@ -102,7 +103,7 @@ def segment(
     """
     stages = stages or Stages()
     made_by = provenance(series)
-    with stages("preparing") as progress:
+    with stages("preparing") as progress, same_threads():
         seen = scan_input(series, model.settings.input, progress)
     with stages("network") as progress:
         found = _found(model, seen, uncertainty, progress)

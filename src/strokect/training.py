@@ -23,13 +23,14 @@ from strokect.io import nifti
 from strokect.io.cases import no_truth
 from strokect.io.datasets import Case, Layout
 from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
+from strokect.learn.cache import Example
 from strokect.learn.data import SlabDataset, VolumeDataset
 from strokect.learn.module import SegmentationModule
 from strokect.learn.splits import k_folds, parts_of_fold, split_patients
 from strokect.learn.train import Epoch, Machine, fit, last_checkpoint
 from strokect.model_cards import ModelCard
 from strokect.models import settings_text, write_model
-from strokect.training_processes import others, rank, told
+from strokect.training_processes import others, rank, same_threads, told
 from strokect.training_settings import (
     TrainingSettings,
     build_layout,
@@ -155,9 +156,10 @@ def _learning(
     classes, seed = settings.data.classes, settings.training.seed
     needs = needs_of(network)
 
-    def loader(part: str) -> tuple[CaseLoader, int]:
+    def loader(part: str) -> tuple[_Loader, int]:
         cases = tuple(patients.of(part))
-        return CaseLoader(cases, patients.layout, settings.input, classes, cache), len(cases)
+        load = CaseLoader(cases, patients.layout, settings.input, classes, cache)
+        return _Loader(load), len(cases)
 
     module = SegmentationModule(
         network,
@@ -171,6 +173,17 @@ def _learning(
     )
     samples = SlabDataset(*loader("train"), needs, settings.slab, settings.augment, seed)
     return module, samples, VolumeDataset(*loader("val"))
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Prepared scans; whether one had to be prepared changes nothing in the training."""
+
+    load: CaseLoader
+
+    def __call__(self, number: int) -> Example:
+        with same_threads():
+            return self.load(number)
 
 
 def find_patients(settings: TrainingSettings) -> Patients:

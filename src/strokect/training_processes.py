@@ -23,6 +23,7 @@ import torch
 
 from strokect.core import errors
 from strokect.core.errors import SettingsError, StrokeCTError
+from strokect.learn.surroundings import part
 from strokect.learn.train import Machine
 
 CHILD = "from strokect.training import join; join()"
@@ -95,11 +96,24 @@ def others(machine: Machine, request: Mapping[str, Any]) -> Iterator[None]:
     finally:
         done.set()
         _end(children)
+        part()  # only now: they can wait for this process no more
         torch.set_num_threads(threads)
         for name in (*_PLACE, "OMP_NUM_THREADS"):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Leave torch its number of threads: what numba runs in parallel changes it for the whole
+    process, and with it the rounding of all that torch does later."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def told(error: Exception) -> int:

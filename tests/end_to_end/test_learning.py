@@ -37,6 +37,49 @@ def leftovers(out: Path) -> list[str]:
     return [p.name for p in out.rglob(".*")]
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return settings_file(
+        tmp_path_factory.mktemp("long"), name="long", training={"epochs": 30, "patience": None},
+        slab={"per_case": 8},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(path, four, prepared, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert strokect("train", path, "--data", four, "-o", out, "--cache", prepared).code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def two(four, prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    run = strokect("train", settings_file(folder), "--data", four, "-o", folder / "run",
+                   "--cache", prepared, "--devices", 2)  # fmt: skip
+    return folder / "run", run
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, patient, tmp_path_factory):
+    out = tmp_path_factory.mktemp("predicted") / "nifti"
+    return out, strokect("predict", trained.folder, patient.scan, "-o", out)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("settings")
+    other = {"name": "mjnet_2dt", "config": {"width": 2, "depth": 2}}
+    return [settings_file(folder), settings_file(folder, name="flat", network=other)]
+
+
+@pytest.fixture(scope="module")
+def done(files, four, prepared, tmp_path_factory):
+    out = tmp_path_factory.mktemp("experiment") / "out"
+    shutil.copytree(prepared, out / "cache", dirs_exist_ok=True)
+    return out, strokect("experiment", *files, "--data", four, "-o", out)
+
+
 class TestTrain:
     def test_a_line_per_epoch_in_a_pipe_and_nothing_else(self, trained):
         lines = trained.run.out.splitlines()
@@ -129,19 +172,6 @@ class TestBrokenOff:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    @pytest.fixture(scope="class")
-    def path(self, tmp_path_factory) -> Path:
-        return settings_file(
-            tmp_path_factory.mktemp("long"), name="long", training={"epochs": 30, "patience": None},
-            slab={"per_case": 8},
-        )  # fmt: skip
-
-    @pytest.fixture(scope="class")
-    def whole(self, path, four, prepared, tmp_path_factory) -> Path:
-        out = tmp_path_factory.mktemp("whole") / "run"
-        assert strokect("train", path, "--data", four, "-o", out, "--cache", prepared).code == 0
-        return out
-
     def test_kill_9_and_resume_give_the_same_weights(self, path, four, prepared, whole, tmp_path):
         out = tmp_path / "run"
         running = self.start(path, four, out, prepared)
@@ -183,13 +213,6 @@ class TestBrokenOff:
 class TestDevices:
     """Two processes on the CPU do what one does."""
 
-    @pytest.fixture(scope="class")
-    def two(self, four, prepared, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("two")
-        run = strokect("train", settings_file(folder), "--data", four, "-o", folder / "run",
-                       "--cache", prepared, "--devices", 2)  # fmt: skip
-        return folder / "run", run
-
     def test_the_same_losses(self, two, trained):
         out, run = two
         assert run.code == 0, run
@@ -230,24 +253,21 @@ class TestDevices:
                        "--cache", prepared, "--devices", 2)  # fmt: skip
         refused(run, 2, *words)
 
-    def test_what_the_other_finds_wrong_is_said_once(self, four, tmp_path):
-        """The only validation scan of the second process lacks a mask that is read late."""
+    @pytest.mark.parametrize("label", ["0001", "0002"])
+    def test_what_one_of_them_finds_wrong_is_said_once(self, four, prepared, tmp_path, label):
+        """Each process sees one of the two patients first."""
         broken = tmp_path / "broken"
         shutil.copytree(four, broken)
-        mask = next(broken.rglob("sub-0002_ses-01_core_mask.nii.gz"))
+        mask = next(broken.rglob(f"sub-{label}_ses-01_core_mask.nii.gz"))
         loaded = nib.load(mask)
-        nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj) * 7, loaded.affine), mask)
-        run = strokect("train", settings_file(tmp_path), "--data", broken,
-                       "-o", tmp_path / "run", "--devices", 2)  # fmt: skip
+        nib.save(nib.Nifti1Image(np.full(loaded.shape, 7, np.uint8), loaded.affine), mask)
+        path = settings_file(tmp_path, slab={"per_case": 1})
+        run = strokect("train", path, "--data", broken, "-o", tmp_path / "run",
+                       "--cache", prepared, "--devices", 2)  # fmt: skip
         refused(run, 2, "label value 7", mask.name)
 
 
 class TestPredict:
-    @pytest.fixture(scope="class")
-    def predicted(self, trained, patient, tmp_path_factory):
-        out = tmp_path_factory.mktemp("predicted") / "nifti"
-        return out, strokect("predict", trained.folder, patient.scan, "-o", out)
-
     def test_on_the_scans_own_grid(self, predicted, patient):
         out, _ = predicted
         scan = nib.load(patient.scan)
@@ -349,18 +369,6 @@ class TestPredict:
 
 
 class TestExperiment:
-    @pytest.fixture(scope="class")
-    def files(self, tmp_path_factory) -> list[Path]:
-        folder = tmp_path_factory.mktemp("settings")
-        other = {"name": "mjnet_2dt", "config": {"width": 2, "depth": 2}}
-        return [settings_file(folder), settings_file(folder, name="flat", network=other)]
-
-    @pytest.fixture(scope="class")
-    def done(self, files, four, prepared, tmp_path_factory):
-        out = tmp_path_factory.mktemp("experiment") / "out"
-        shutil.copytree(prepared, out / "cache", dirs_exist_ok=True)
-        return out, strokect("experiment", *files, "--data", four, "-o", out)
-
     def test_one_table(self, done):
         out, run = done
         assert run.code == 0, run

@@ -16,12 +16,18 @@ from strokect.core.errors import StrokeCTError
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Processes that train together part afterwards, so that a next training can meet anew."""
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    """Processes that train together part afterwards, so that a next training can meet anew.
+
+    Not after an error: while others still wait for this process, parting may wait for them.
+    """
+    yield
+    part()
+
+
+def part() -> None:
+    """Leave the process group, where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
