@@ -109,13 +109,21 @@ NETWORKS = {
     ),
     "mjnet_4d": Entry("nets.mjnet4d:MJNet4d", "4D mJ-Net, 4D convolutions", "Tomasetti 2024"),
     "tcn": Entry("nets.tcn:TemporalConvNet", "temporal convolutional network", "Bai 2018"),
-    "unet": Entry("nets.baselines:BaselineUNet", "U-Net of MONAI, times as channels", "Kerfoot 2018"),
-    "attention_unet": Entry(
-        "nets.baselines:BaselineAttentionUNet", "attention U-Net of MONAI, times as channels", "Oktay 2018"
+    "unet": Entry(
+        "nets.baselines:BaselineUNet", "U-Net of MONAI, times as channels", "Kerfoot 2018"
     ),
-    "vnet": Entry("nets.baselines:BaselineVNet", "V-Net of MONAI, times as channels", "Milletari 2016"),
+    "attention_unet": Entry(
+        "nets.baselines:BaselineAttentionUNet",
+        "attention U-Net of MONAI, times as channels",
+        "Oktay 2018",
+    ),
+    "vnet": Entry(
+        "nets.baselines:BaselineVNet", "V-Net of MONAI, times as channels", "Milletari 2016"
+    ),
     "segresnet": Entry(
-        "nets.baselines:BaselineSegResNet", "SegResNet of MONAI, times as channels", "Myronenko 2018"
+        "nets.baselines:BaselineSegResNet",
+        "SegResNet of MONAI, times as channels",
+        "Myronenko 2018",
     ),
 }
 LOSSES = {

@@ -211,7 +211,8 @@ def _cohort_progress(settled: list[int]) -> Iterator[Listener]:
         TimeRemainingColumn(),
     )  # fmt: skip
     show = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+    console, shown = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, disable=not show, redirect_stdout=shown) as bar:
         task = bar.add_task("studies", total=None)
 
         def listen(outcome: Outcome | None, done: int, total: int) -> None:

@@ -57,7 +57,11 @@ def train(
     folders = TrainingFolders(folder, cache)
     finished = is_trained(folder)
     try:
-        model = run(settings, folders, _machine(devices, nodes), resume, on_epoch)
+        with progress() as listener:
+            model = run(
+                settings, folders, _machine(devices, nodes), resume, on_epoch,
+                lambda done, total: listener("training", done, total),
+            )  # fmt: skip
     except Stopped as stopped:
         stopped.advice = "Go on with the same command and --resume"
         raise

@@ -41,7 +41,7 @@ class ScanInput:
 
     image : (C, T, z, y, x) float32, cut to ``box`` in the plane and at the network's voxel size.
     image_brain : (z, y, x). regrid : between the box and the image. brain, mean_hu : (Z, Y, X) of
-    the whole scan. voxel_ml : of the image. flags : quality findings.
+    the whole scan. flags : quality findings.
     """
 
     image: npt.NDArray[np.float32]
@@ -50,7 +50,6 @@ class ScanInput:
     box: tuple[slice, slice]
     brain: BoolArray
     mean_hu: FloatArray
-    voxel_ml: float
     flags: tuple[QualityFlag, ...] = ()
 
     def on_scan(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -93,7 +92,6 @@ def scan_input(
     seen = network_input(cut, series.times_s, arrival, options)
     grids = regrid(cut.shape[1:], series.grid.spacing_mm, options.spacing_mm)
     seen, image_brain = grids.to_network(seen), grids.mask_to_network(brain[:, *box])
-    voxel_ml = series.grid.voxel_ml * cut[0].size / image_brain.size
     brain_ml = float(np.count_nonzero(brain) * series.grid.voxel_ml)
     flags += quality.scan_flags(
         series.times_s, series.grid, brain_ml, prepared.noise_hu, prepared.axis.exact
@@ -105,7 +103,6 @@ def scan_input(
         box,
         brain,
         prepared.mean_hu,
-        voxel_ml,
         tuple(flags),
     )
 

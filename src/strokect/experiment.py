@@ -68,7 +68,7 @@ def run_experiment(
     runs = []
     for settings in chosen:
         folder = out / settings.name
-        _train(settings, folder, out / "cache", options, say)
+        _train(settings, folder, out / "cache", options.machine, say, progress)
         model = load_model(folder)
         todo = [c for c in tests if not _predicted(folder, c, model, options.uncertainty)]
         _say_tests(say, settings.name, tests, todo)
@@ -99,14 +99,18 @@ def settings_files(given: Sequence[Path]) -> list[Path]:
 
 
 def _train(
-    settings: TrainingSettings, folder: Path, cache: Path, options: ExperimentOptions, say: Say
+    settings: TrainingSettings, folder: Path, cache: Path, machine: Machine, say: Say, bar: Progress
 ) -> None:
     say(f"{settings.name}: {'was trained already' if is_trained(folder) else 'training'}")
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         say(epoch_line(settings.name, epoch, epochs, metrics))
 
-    train(settings, TrainingFolders(folder, cache), options.machine, resume=True, on_epoch=on_epoch)
+    with bar() as listener:
+        train(
+            settings, TrainingFolders(folder, cache), machine, True, on_epoch,
+            lambda done, total: listener(settings.name, done, total),
+        )  # fmt: skip
 
 
 def epoch_line(name: str, epoch: int, epochs: int, metrics: dict[str, float]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from strokect import pipeline
@@ -16,6 +17,7 @@ from strokect.core.classes import (
     BRAIN,
     CLASS_NAMES,
     CORE,
+    LABELS,
     PENUMBRA,
     from_classes,
 )
@@ -82,10 +84,12 @@ def predict_scan(
     with result_folder(out, options.overwrite) as folder:
         with stages("writing"):
             _write(result, folder)
+        summary = {**result.summary, **pipeline.cost(stages)}
         if options.report:
             with stages("report"):
-                write_segmentation_report(result, folder / "report.html")
-        summary = {**result.summary, **pipeline.cost(stages)}
+                report = replace(result, summary=summary)
+                write_segmentation_report(report, folder / "report.html")
+            summary |= pipeline.cost(stages)
         write_json(folder / "summary.json", summary)
     return summary
 
@@ -115,21 +119,36 @@ def _found(
 ) -> Prediction:
     """What the network says of a scan, on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    turned = model.settings.augment  # only what the network has seen mirrored is mirrored
+    axes = tuple(a for a, p in ((-1, turned.flip_x_p), (-2, turned.flip_y_p)) if p > 0)
+
+    def volumes(chance: torch.Tensor) -> torch.Tensor:
+        labels = _labels(model, seen, chance.cpu())
+        return torch.from_numpy(np.bincount(labels.ravel(), minlength=len(LABELS)))
+
     try:
         found = predict_with_uncertainty(
             model.network.to(device),
             torch.from_numpy(seen.image).to(device),
-            torch.from_numpy(np.ascontiguousarray(seen.image_brain)).to(device),
+            volumes,
             needs_of(model.network),
             model.settings.tiling,
-            uncertainty,
+            replace(uncertainty, axes=axes or (-1,)),
             progress,
         )
     except torch.OutOfMemoryError as error:
         raise StrokeCTError(
             "out of GPU memory", fix="Set CUDA_VISIBLE_DEVICES= to do without the GPU"
         ) from error
-    return Prediction(found.mean.cpu(), found.sd.cpu(), found.voxels.cpu())
+    return Prediction(found.mean.cpu(), found.sd.cpu(), found.counts)
+
+
+def _labels(model: Model, seen: ScanInput, chance: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """House labels (Z, Y, X) of the likeliest classes, on the scan."""
+    best = seen.on_scan(chance.numpy()).argmax(axis=0).astype(np.uint8)
+    labels = np.maximum(from_classes(best, model.settings.data.classes), BRAIN)
+    labels[~seen.brain] = BACKGROUND  # what lies outside the brain is no lesion
+    return labels
 
 
 def _result(
@@ -141,9 +160,7 @@ def _result(
     made_by: dict[str, Any],
 ) -> SegmentationResult:
     grid, classes = series.grid, model.settings.data.classes
-    best = seen.on_scan(found.mean.numpy()).argmax(axis=0).astype(np.uint8)
-    labels = np.maximum(from_classes(best, classes), BRAIN)
-    labels[~seen.brain] = BACKGROUND  # what lies outside the brain is no lesion
+    labels = _labels(model, seen, found.mean)
     masks = {"brain": Mask(seen.brain, grid, "brain"), "core": Mask(labels == CORE, grid, "core")}
     if classes > 2:
         masks["penumbra"] = Mask(labels == PENUMBRA, grid, "penumbra")
@@ -154,12 +171,12 @@ def _result(
     spread = {n: _on_scan(seen, found.sd[names.index(n)]) for n in lesions}
     if classes > 2:
         chance["hypoperfusion"] = chance["core"] + chance["penumbra"]
-    drawn = len(found.voxels) > 1
+    drawn = len(found.counts) > 1
     flags = pipeline.by_rank(list(seen.flags))
-    counts = {n: found.voxels[:, names.index(n)] for n in lesions}
+    counts = {n: found.counts[:, LABELS[n]] for n in lesions}
     if classes > 2:
         counts["hypoperfusion"] = counts["core"] + counts["penumbra"]
-    ranges = {n: [float(v) * seen.voxel_ml for v in c.aminmax()] for n, c in counts.items()}
+    ranges = {n: [float(v) * grid.voxel_ml for v in c.aminmax()] for n, c in counts.items()}
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "volumes_ml": {n: m.volume_ml for n, m in masks.items() if n != "brain"},
@@ -167,7 +184,7 @@ def _result(
         "quality": pipeline.listed(flags),
         "model": {
             **model.described(),
-            "uncertainty": {"method": uncertainty.method, "draws": len(found.voxels)},
+            "uncertainty": {"method": uncertainty.method, "draws": len(found.counts)},
         },
         "settings": model.settings.model_dump(mode="json", exclude={"data": {"folder"}}),
         "provenance": {**made_by, "torch": torch.__version__},

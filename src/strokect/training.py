@@ -18,6 +18,7 @@ import torch
 from strokect import __version__
 from strokect.core.classes import CLASS_NAMES
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
+from strokect.core.types import Progress, no_progress
 from strokect.ctp_input import CaseLoader
 from strokect.io import nifti
 from strokect.io.cases import no_truth
@@ -76,6 +77,7 @@ def train(
     machine: Machine = ONE,
     resume: bool = False,
     on_epoch: Epoch = lambda epoch, epochs, metrics: None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Train a network; returns the folder of the finished model, ``out``/model.
 
@@ -109,7 +111,7 @@ def train(
         with others(machine, request):
             best = fit(
                 module, samples, volumes, settings.training, folders.out,
-                machine=machine, resume=resume, on_epoch=on_epoch,
+                machine=machine, resume=resume, on_epoch=on_epoch, progress=progress,
             )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise StrokeCTError(

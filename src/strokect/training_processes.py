@@ -49,15 +49,19 @@ class _Child:
     said: IO[bytes]
 
     def error(self) -> StrokeCTError | None:
-        """What it failed of, None where it did not fail or of nothing it could name."""
-        if not self.process.poll():
+        """What it failed of, None where it did not fail."""
+        code = self.process.poll()
+        if not code:
             return None
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").splitlines() or [""]
         try:
             kind, text = json.loads(lines[-1])
         except ValueError:
-            return StrokeCTError(f"a process of the training ended ({lines[-1][:200]})")
+            why = f"signal {-code}" if code < 0 else lines[-1][:200]
+            return StrokeCTError(
+                f"a process of the training ended ({why})", fix="Go on with --resume"
+            )
         found: StrokeCTError = getattr(errors, kind, StrokeCTError)(text)
         return found
 

@@ -127,18 +127,22 @@ def _predict(network, method, image=None, **options):
     image = _image() if image is None else image
     inside = torch.ones(image.shape[2:], dtype=torch.bool)
     inside[:, :3] = False
+
+    def count(chance):
+        return torch.bincount(chance.argmax(dim=0)[inside], minlength=len(chance))
+
     return predict_with_uncertainty(
-        network, image, inside, Needs(), Tiling(), UncertaintyOptions(method, **options)
+        network, image, count, Needs(), Tiling(), UncertaintyOptions(method, **options)
     )
 
 
 def test_turning_over_shows_no_doubt_of_a_network_that_turns_along():
-    found = _predict(Voxelwise(), "flip")
+    found = _predict(Voxelwise(), "flip", axes=(-1, -2))
     assert found.sd.max() < 1e-6
     assert torch.allclose(found.mean, Voxelwise()(_image()[None])[0].softmax(0), atol=1e-6)
-    assert found.voxels.shape == (4, 3)
-    assert (found.voxels == found.voxels[0]).all()
-    assert (found.voxels.sum(1) == 5 * 19 * 27).all()
+    assert found.counts.shape == (4, 3)
+    assert (found.counts == found.counts[0]).all()
+    assert (found.counts.sum(1) == 5 * 19 * 27).all()
 
 
 def test_turning_over_is_turned_back():
@@ -148,7 +152,7 @@ def test_turning_over_is_turned_back():
             y[:, 0, :, :, : x.shape[-1] // 2] = 9.0
             return y
 
-    found = _predict(Left(), "flip", _image(x=28))
+    found = _predict(Left(), "flip", _image(x=28), axes=(-1, -2))
     chances = torch.tensor([9.0, 0.0]).softmax(0)[0], torch.tensor(0.5)
     assert torch.allclose(found.mean[0], sum(chances) / 2)
     spread = torch.stack([chances[0], chances[1]] * 2).std()
@@ -157,7 +161,7 @@ def test_turning_over_is_turned_back():
 
 def test_nothing_asked_is_one_draw_without_doubt():
     found = _predict(Voxelwise(), "none")
-    assert (found.sd == 0).all() and found.voxels.shape == (1, 3)
+    assert (found.sd == 0).all() and found.counts.shape == (1, 3)
 
 
 def test_dropout_is_drawn_by_seed_and_norms_stay_as_they_are():
@@ -177,7 +181,7 @@ def test_dropout_is_drawn_by_seed_and_norms_stay_as_they_are():
     assert torch.equal(first.mean, again.mean) and torch.equal(first.sd, again.sd)
     assert not torch.equal(first.mean, other.mean)
     assert first.sd.mean() > 0.05
-    assert first.voxels.shape == (5, 3) and (first.voxels != first.voxels[0]).any()
+    assert first.counts.shape == (5, 3) and (first.counts != first.counts[0]).any()
 
 
 def test_mean_and_sd_are_those_of_the_draws():

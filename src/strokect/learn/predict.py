@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +40,8 @@ class Tiling:
 @dataclass(frozen=True)
 class UncertaintyOptions:
     """method : "dropout" draws ``draws`` networks by Monte-Carlo dropout [1]_; "flip" turns the
-    scan over (test-time augmentation [2]_: as it is, and mirrored in rows, columns and both).
+    scan over (test-time augmentation [2]_): as it is, and mirrored along ``axes`` and all of them,
+    of (Y, X) as -2 and -1. Mirror what training mirrored too.
 
     .. [1] Gal Y, Ghahramani Z, ICML 2016.
     .. [2] Wang G et al., Neurocomputing 2019;338:34-45.
@@ -48,6 +50,7 @@ class UncertaintyOptions:
     method: Literal["none", "dropout", "flip"] = "flip"
     draws: int = 8
     seed: int = 0
+    axes: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -101,18 +104,18 @@ def _predict_slab(
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """mean, sd : probability (K, Z, Y, X) and its SD over the draws. voxels : (draws, K), how many
-    each draw gives to each class."""
+    """mean, sd : probability (K, Z, Y, X) and its SD over the draws. counts : (draws, ...), what
+    was counted in each draw."""
 
     mean: torch.Tensor
     sd: torch.Tensor
-    voxels: torch.Tensor
+    counts: torch.Tensor
 
 
 def predict_with_uncertainty(
     network: nn.Module,
     image: torch.Tensor,
-    inside: torch.Tensor,
+    count: Callable[[torch.Tensor], torch.Tensor],
     needs: Needs,
     tiling: Tiling,
     options: UncertaintyOptions,
@@ -120,13 +123,14 @@ def predict_with_uncertainty(
 ) -> Prediction:
     """Probabilities of a scan (C, T, Z, Y, X), averaged over the draws.
 
-    inside : (Z, Y, X), voxels that are counted. The network is put in evaluation mode. Raises
-    SettingsError for Monte-Carlo dropout of a network without dropout.
+    count : of the probabilities (K, Z, Y, X) of a draw, e.g. voxels of each class. The network is
+    put in evaluation mode. Raises SettingsError for Monte-Carlo dropout of a network without
+    dropout.
     """
     network.eval()
     draws = list(_draws(options))
     mean = spread = torch.zeros(())
-    voxels = []
+    counts = []
     with torch.inference_mode(), torch.random.fork_rng(devices=[]), _dropout_on(network, options):
         for n, flips in enumerate(draws):
             progress(n, len(draws))
@@ -135,20 +139,20 @@ def predict_with_uncertainty(
             seen = image.flip(flips) if flips else image
             chance = predict_volume(network, seen, needs, tiling)
             chance = chance.flip(flips) if flips else chance
-            best = chance.argmax(dim=0)[inside]
-            voxels.append(torch.bincount(best, minlength=len(chance)))
+            counts.append(count(chance))
             # Welford's update: one draw at a time is held in memory.
             far = chance - mean
             mean = mean + far / (n + 1)
             spread = spread + far * (chance - mean)
     sd = (spread / max(len(draws) - 1, 1)).clamp(min=0).sqrt()
-    return Prediction(mean, sd, torch.stack(voxels))
+    return Prediction(mean, sd, torch.stack(counts))
 
 
 def _draws(options: UncertaintyOptions) -> Iterator[list[int]]:
     """The axes that are turned over in each draw."""
     if options.method == "flip":
-        yield from ([], [-1], [-2], [-2, -1])
+        for n in range(len(options.axes) + 1):
+            yield from (list(axes) for axes in itertools.combinations(options.axes, n))
         return
     for _ in range(options.draws if options.method == "dropout" else 1):
         yield []

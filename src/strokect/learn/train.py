@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError
+from strokect.core.types import Progress, no_progress
 from strokect.learn.checkpoint import SafeCheckpointIO
 from strokect.learn.data import EpochSampler, SlabDataset, VolumeDataset, collate
 from strokect.learn.module import SegmentationModule
@@ -103,13 +103,14 @@ def fit(
     machine: Machine = Machine(),
     resume: bool = False,
     on_epoch: Epoch = lambda epoch, epochs, metrics: None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Train and return the checkpoint of the best epoch.
 
     folder : gets ``checkpoints/{best,last}.safetensors`` and ``logs/``, a table of the epochs and
     files for TensorBoard. With ``resume`` it goes on after the last whole epoch, to the same
     weights as without the break. on_epoch : called with the number of epochs done, of all, and the
-    metrics of the last one.
+    metrics of the last one. progress : called with the steps done and in all.
     Raises OutputExistsError where a training stands in ``folder`` and ``resume`` is not asked for,
     SettingsError for batches or devices that do not fit and for a loss that is no number any more.
     """
@@ -126,7 +127,8 @@ def fit(
         )
     _check_norm(module, machine)
     with quiet(), plain_errors():
-        trainer = _trainer(module, options, folder, machine, on_epoch)
+        callbacks = [*_callbacks(options, folder, on_epoch), _Steps(progress)]
+        trainer = _trainer(module, options, folder, machine, callbacks)
         data = _Loaders(train, val, options, machine)
         with process_group(), interruptible():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
@@ -140,14 +142,11 @@ def _trainer(
     options: TrainOptions,
     folder: Path,
     machine: Machine,
-    on_epoch: Epoch,
+    callbacks: list[Callback],
 ) -> pl.Trainer:
     gpus = torch.cuda.device_count()
     if 0 < gpus < machine.devices:
         raise SettingsError(f"{machine.devices} devices of {gpus} GPUs", "--devices", "Give fewer")
-    bar: list[Callback] = []
-    if sys.stderr.isatty():
-        bar = [RichProgressBar(leave=True, console_kwargs={"stderr": True})]
     return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=machine.devices,
@@ -163,8 +162,8 @@ def _trainer(
         sync_batchnorm=machine.world > 1 and torch.cuda.is_available(),
         plugins=[SafeCheckpointIO()],
         logger=TensorBoardLogger(folder, name="logs", version="tensorboard"),
-        callbacks=[*_callbacks(options, folder, on_epoch), *bar],
-        enable_progress_bar=bool(bar),
+        callbacks=callbacks,
+        enable_progress_bar=False,
         enable_checkpointing=False,  # ours, not one more of Lightning's
         enable_model_summary=False,
         default_root_dir=folder,
@@ -271,6 +270,21 @@ class _Patience(EarlyStopping):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class _Steps(Callback):
+    """Says how far the training is."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero:
+            steps = int(trainer.num_training_batches)
+            done = trainer.current_epoch * steps + batch_idx + 1
+            self._progress(done, (trainer.max_epochs or 0) * steps)
 
 
 class _EpochEnd(Callback):
