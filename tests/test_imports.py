@@ -79,6 +79,8 @@ def test_perfusion_never_imports_torch():
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
         "from typer.testing import CliRunner; from strokect.cli import app;"
         "assert CliRunner().invoke(app, ['list', 'estimators']).exit_code == 0",
+        "from typer.testing import CliRunner; from strokect.cli import app;"
+        "assert CliRunner().invoke(app, ['list', 'models']).exit_code == 0",
     ],
 )
 def test_light_commands_load_nothing_heavy(code):

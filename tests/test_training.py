@@ -163,8 +163,11 @@ class TestFolder:
             network={"name": "tcn", "config": {"width": 4}},
             training={"epochs": 3, "patience": 1, "workers": 2},
         )
-        words = "(network.name, network.config.width, loss.options.gamma, training.epochs, "
-        refused(other, tmp_path / "out", words + "network.config.depth)", resume=True)
+        words = (
+            "(network.name, network.config.width, network.config.depth, loss.options.gamma, "
+            "training.epochs)"
+        )
+        refused(other, tmp_path / "out", words, resume=True)
 
     def test_what_may_differ(self, root, tmp_path):
         one = settings(root)
@@ -197,25 +200,29 @@ class TestFolder:
         refused(settings(root, data={"layout": "isles18"}), tmp_path / "out", "3 classes", "2")
 
     def test_no_data(self, tmp_path):
-        refused(settings(Path("")), tmp_path / "out", "no data set", "--data")
+        found = settings(tmp_path)
+        data = found.data.model_copy(update={"folder": ""})
+        none = found.model_copy(update={"data": data})
+        refused(none, tmp_path / "out", "no data set", "--data")
         refused(settings(tmp_path / "nowhere"), tmp_path / "out", "no such folder", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("thousand")
+    return index(root, ["train"] * 700 + ["val"] * 100 + ["test"] * 200)
 
 
 class TestThousand:
     """A thousand patients: only names are looked at until a scan is needed."""
 
-    @pytest.fixture(scope="class")
-    def root(self, tmp_path_factory):
-        root = tmp_path_factory.mktemp("thousand")
-        return index(root, ["train"] * 700 + ["val"] * 100 + ["test"] * 200)
-
-    def test_begins_in_seconds_and_opens_no_scan(self, root, tmp_path, monkeypatch):
+    def test_begins_in_seconds_and_opens_no_scan(self, thousand, tmp_path, monkeypatch):
         opened = []
         for name in ("read_ctp", "read_volume"):
             monkeypatch.setattr(nifti, name, lambda path, *rest, **more: opened.append(path))
         began = time.monotonic()
         tracemalloc.start()
-        found = settings(root)
+        found = settings(thousand)
         patients = find_patients(found)
         training._check_patients(patients, found)
         _, samples, volumes = training._learning(found, build_network(found), patients, tmp_path)
@@ -226,7 +233,7 @@ class TestThousand:
         assert time.monotonic() - began < 5  # measured 0.3 s
         assert held < 10e6
 
-    def test_memory_does_not_grow_over_an_epoch(self, root, tmp_path, monkeypatch):
+    def test_memory_does_not_grow_over_an_epoch(self, thousand, tmp_path, monkeypatch):
         prepared = []
 
         def prepare(self, case):
@@ -235,7 +242,7 @@ class TestThousand:
             return Example(image, np.zeros((3, 64, 64), np.uint8), np.ones((3, 64, 64), bool))
 
         monkeypatch.setattr(CaseLoader, "_prepare", prepare)
-        found = settings(root)
+        found = settings(thousand)
         _, samples, _ = training._learning(
             found, build_network(found), find_patients(found), tmp_path
         )

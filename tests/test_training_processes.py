@@ -47,6 +47,7 @@ def ended(code: str) -> _Child:
     return _Child(process, said)
 
 
+@pytest.mark.slow
 def test_an_error_keeps_its_kind_and_text():
     child = ended(
         "from strokect.training_processes import told\n"

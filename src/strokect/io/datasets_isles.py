@@ -34,8 +34,22 @@ _UNITS_S = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _TIME_FIELDS = ("FrameTimesStart", "AcquisitionTimes")
 
 
+class _TimedScans:
+    """Scans whose times may be missing, with one file of truth each."""
+
+    default_interval_s: float
+
+    def scan(self, case: Case) -> CTSeries:
+        """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
+        return read_timed(case.scan, self.default_interval_s)
+
+    def truth_files(self, case: Case) -> list[Path]:
+        """The truth; see ``io.cases.Layout``."""
+        return [] if case.labels is None else [case.labels]
+
+
 @dataclass(frozen=True)
-class Isles18Dataset:
+class Isles18Dataset(_TimedScans):
     """ISLES 2018: acute core on CT perfusion, drawn on MR diffusion soon after it.
 
     ``TRAINING/case_1/SMIR.Brain.XX.O.CT_4DPWI.345561/SMIR.Brain.XX.O.CT_4DPWI.345561.nii`` is the
@@ -78,14 +92,6 @@ class Isles18Dataset:
                 found.append(Case(safe_name(name), patients.get(name, name), scan, core))
         return checked(found, root, "isles18")
 
-    def scan(self, case: Case) -> CTSeries:
-        """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
-        return read_timed(case.scan, self.default_interval_s)
-
-    def truth_files(self, case: Case) -> list[Path]:
-        """The truth; see ``io.cases.Layout``."""
-        return [] if case.labels is None else [case.labels]
-
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``: 3 in the core, 0 elsewhere."""
         if case.labels is None:
@@ -94,7 +100,7 @@ class Isles18Dataset:
 
 
 @dataclass(frozen=True)
-class Isles24Dataset:
+class Isles24Dataset(_TimedScans):
     """ISLES 2024: final infarct days after treatment, from the acute CT.
 
     ``raw_data/sub-stroke0001/ses-01/*_ctp.nii.gz`` is the scan on its own grid,
@@ -142,14 +148,6 @@ class Isles24Dataset:
                 Case(safe_name(name), name, next(iter(scan), missing), next(iter(lesion), None))
             )
         return checked(found, root, "isles24")
-
-    def scan(self, case: Case) -> CTSeries:
-        """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
-        return read_timed(case.scan, self.default_interval_s)
-
-    def truth_files(self, case: Case) -> list[Path]:
-        """The truth; see ``io.cases.Layout``."""
-        return [] if case.labels is None else [case.labels]
 
     def labels(self, case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
         """House labels (Z, Y, X) on ``grid``: 3 in the final infarct, 0 elsewhere."""
