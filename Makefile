@@ -12,9 +12,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[learn,dicom,cohort,dev]'
 	touch $@
 
-demo: $(VENV)/.installed  ## make a virtual patient and analyse it
+demo: $(VENV)/.installed  ## make a virtual patient and analyse it, by rules and by a network
 	$(BIN)/strokect phantom -o $(DEMO)/patients -n 1 --seed $(SEED)
 	$(BIN)/strokect perfusion $(DEMO)/patients/sub-0001 -o $(DEMO)/result --overwrite
+	$(BIN)/strokect predict small_4d $(DEMO)/patients/sub-0001 -o $(DEMO)/predicted --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -170,16 +170,17 @@ def _result(
     chance = {n: _on_scan(seen, found.mean[names.index(n)]) for n in lesions}
     spread = {n: _on_scan(seen, found.sd[names.index(n)]) for n in lesions}
     if classes > 2:
-        chance["hypoperfusion"] = chance["core"] + chance["penumbra"]
+        chance["hypoperfusion"] = np.minimum(chance["core"] + chance["penumbra"], 1.0)
     drawn = len(found.counts) > 1
     flags = pipeline.by_rank(list(seen.flags))
     counts = {n: found.counts[:, LABELS[n]] for n in lesions}
     if classes > 2:
         counts["hypoperfusion"] = counts["core"] + counts["penumbra"]
-    ranges = {n: [float(v) * grid.voxel_ml for v in c.aminmax()] for n, c in counts.items()}
+    volumes = {n: m.volume_ml for n, m in masks.items() if n != "brain"}
+    ranges = {n: _range(counts[n].numpy() * grid.voxel_ml, volumes[n]) for n in counts}
     summary: dict[str, Any] = {
         "schema": SCHEMA,
-        "volumes_ml": {n: m.volume_ml for n, m in masks.items() if n != "brain"},
+        "volumes_ml": volumes,
         **({"volume_range_ml": ranges} if drawn else {}),
         "quality": pipeline.listed(flags),
         "model": {
@@ -199,6 +200,11 @@ def _result(
         tuple(flags),
         summary,
     )
+
+
+def _range(draws_ml: FloatArray, volume_ml: float) -> list[float]:
+    """Of the draws and of what their mean gives, which need not lie between them."""
+    return [float(min(draws_ml.min(), volume_ml)), float(max(draws_ml.max(), volume_ml))]
 
 
 def _on_scan(seen: ScanInput, values: torch.Tensor) -> FloatArray:

@@ -51,6 +51,18 @@ def strokect(*args) -> Run:
     return Run(int(code or 0), out.getvalue(), err.getvalue())
 
 
+def learn(*args) -> Run:
+    """``strokect`` with one thread of torch: on their number depends the rounding of weights."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return strokect(*args)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def in_a_shell(*args, **options) -> Run:
     """The command line as a process of its own, its output in a pipe."""
     done = subprocess.run(
@@ -168,6 +180,6 @@ def trained(four, prepared, tmp_path_factory) -> Result:
     """The folder of an uninterrupted training of TINY, and what it printed."""
     folder = tmp_path_factory.mktemp("learning")
     out = folder / "run"
-    run = strokect("train", settings_file(folder), "--data", four, "-o", out, "--cache", prepared)
+    run = learn("train", settings_file(folder), "--data", four, "-o", out, "--cache", prepared)
     assert run.code == 0, run
     return Result(out, run)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
+from strokect.io.datasets import OwnDataset, SliceFolderOptions, write_slices
 
-from .conftest import COMMAND, TINY, image, refused, settings_file, strokect, summary
+from .conftest import COMMAND, TINY, image, learn, refused, settings_file, strokect, summary
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 MODEL_FILES = {"weights.safetensors", "settings.json", "card.md", "summary.json"}
@@ -48,14 +50,14 @@ def path(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whole(path, four, prepared, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert strokect("train", path, "--data", four, "-o", out, "--cache", prepared).code == 0
+    assert learn("train", path, "--data", four, "-o", out, "--cache", prepared).code == 0
     return out
 
 
 @pytest.fixture(scope="module")
 def two(four, prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    run = strokect("train", settings_file(folder), "--data", four, "-o", folder / "run",
+    run = learn("train", settings_file(folder), "--data", four, "-o", folder / "run",
                    "--cache", prepared, "--devices", 2)  # fmt: skip
     return folder / "run", run
 
@@ -77,7 +79,7 @@ def files(tmp_path_factory) -> list[Path]:
 def done(files, four, prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("experiment") / "out"
     shutil.copytree(prepared, out / "cache", dirs_exist_ok=True)
-    return out, strokect("experiment", *files, "--data", four, "-o", out)
+    return out, learn("experiment", *files, "--data", four, "-o", out)
 
 
 class TestTrain:
@@ -131,8 +133,8 @@ class TestTrain:
         command = ("train", settings_file(tmp_path), "--data", four, "-o", trained.folder,
                    "--cache", prepared)  # fmt: skip
         before = (trained.folder / "model/weights.safetensors").stat().st_mtime_ns
-        refused(strokect(*command), 2, "finished", str(trained.folder / "model"))
-        again = strokect(*command, "--resume")
+        refused(learn(*command), 2, "finished", str(trained.folder / "model"))
+        again = learn(*command, "--resume")
         assert again.code == 0
         assert again.out.splitlines()[0] == "tiny: was trained already"
         assert (trained.folder / "model/weights.safetensors").stat().st_mtime_ns == before
@@ -141,23 +143,23 @@ class TestTrain:
         for seed, same in ((0, True), (1, False)):
             path = settings_file(tmp_path, name=f"s{seed}", training={"seed": seed})
             out = tmp_path / f"s{seed}"
-            strokect("train", path, "--data", four, "-o", out, "--cache", prepared)
+            learn("train", path, "--data", four, "-o", out, "--cache", prepared)
             assert (weights(out) == weights(trained.folder)) is same
 
     def test_worker_processes_draw_the_same_samples(self, trained, four, prepared, tmp_path):
         path = settings_file(tmp_path, training={"workers": 1})
-        run = strokect("train", path, "--data", four, "-o", tmp_path / "w", "--cache", prepared)
+        run = learn("train", path, "--data", four, "-o", tmp_path / "w", "--cache", prepared)
         assert run.code == 0, run
         assert run.err == ""
         assert weights(tmp_path / "w") == weights(trained.folder)
 
     def test_other_settings_or_patients_are_not_mixed(self, trained, four, prepared, tmp_path):
         changed = settings_file(tmp_path, optimizer={"lr": 0.02}, training={"epochs": 4})
-        run = strokect("train", changed, "--data", four, "-o", trained.folder, "--resume")
+        run = learn("train", changed, "--data", four, "-o", trained.folder, "--resume")
         refused(run, 2, "other settings (optimizer.lr, training.epochs)")
         fewer = tmp_path / "fewer"
         shutil.copytree(four, fewer, ignore=shutil.ignore_patterns("sub-0004*"))
-        run = strokect("train", settings_file(tmp_path), "--data", fewer, "-o", trained.folder,
+        run = learn("train", settings_file(tmp_path), "--data", fewer, "-o", trained.folder,
                        "--resume")  # fmt: skip
         refused(run, 2, "other patients")
 
@@ -180,10 +182,10 @@ class TestBrokenOff:
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
         assert not (out / "model").exists()
-        refused(strokect("train", path, "--data", four, "-o", out), 2, "--resume")
+        refused(learn("train", path, "--data", four, "-o", out), 2, "--resume")
         refused(strokect("predict", out, four / "sub-0004", "-o", tmp_path / "p"), 2, "--resume")
         moved = out.rename(tmp_path / "moved")
-        run = strokect("train", path, "--data", four, "-o", moved, "--cache", prepared, "--resume")
+        run = learn("train", path, "--data", four, "-o", moved, "--cache", prepared, "--resume")
         assert run.code == 0, run
         assert 0 < run.out.count("long: epoch") < 29
         assert weights(moved) == weights(whole)
@@ -205,11 +207,12 @@ class TestBrokenOff:
         assert "--resume" in err
         assert leftovers(out) == []
         assert not (out / "model").exists()
-        run = strokect("train", path, "--data", four, "-o", out, "--cache", prepared, "--resume")
+        run = learn("train", path, "--data", four, "-o", out, "--cache", prepared, "--resume")
         assert run.code == 0, run
         assert weights(out) == weights(whole)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about processes without GPUs")
 class TestDevices:
     """Two processes on the CPU do what one does."""
 
@@ -249,7 +252,7 @@ class TestDevices:
     )
     def test_what_two_cannot_do(self, four, prepared, tmp_path, changes, words):
         path = settings_file(tmp_path, **changes)
-        run = strokect("train", path, "--data", four, "-o", tmp_path / "run",
+        run = learn("train", path, "--data", four, "-o", tmp_path / "run",
                        "--cache", prepared, "--devices", 2)  # fmt: skip
         refused(run, 2, *words)
 
@@ -262,7 +265,7 @@ class TestDevices:
         loaded = nib.load(mask)
         nib.save(nib.Nifti1Image(np.full(loaded.shape, 7, np.uint8), loaded.affine), mask)
         path = settings_file(tmp_path, slab={"per_case": 1})
-        run = strokect("train", path, "--data", broken, "-o", tmp_path / "run",
+        run = learn("train", path, "--data", broken, "-o", tmp_path / "run",
                        "--cache", prepared, "--devices", 2)  # fmt: skip
         refused(run, 2, "label value 7", mask.name)
 
@@ -314,7 +317,10 @@ class TestPredict:
             assert volume == pytest.approx(n * voxel_ml, rel=1e-4)
         assert found["model"]["name"] == "tiny"
         assert found["model"]["virtual_only"] is True
-        assert found["model"]["uncertainty"] == {"method": "flip", "draws": 4}
+        assert found["model"]["uncertainty"]["method"] == "flip"
+        assert found["model"]["uncertainty"]["draws"] > 1
+        for name, (low, high) in found["volume_range_ml"].items():
+            assert low <= found["volumes_ml"][name] <= high
         text = json.dumps(found)
         assert str(patient.scan.parent) not in text
         assert "sub-0" not in text
@@ -360,7 +366,7 @@ class TestPredict:
                          "--uncertainty", "dropout"), 2, "no dropout")  # fmt: skip
         config = TINY["network"]["config"] | {"dropout": 0.3}
         path = settings_file(tmp_path, network={"config": config}, training={"epochs": 1})
-        strokect("train", path, "--data", four, "-o", tmp_path / "run", "--cache", prepared)
+        learn("train", path, "--data", four, "-o", tmp_path / "run", "--cache", prepared)
         run = strokect("predict", tmp_path / "run", patient.scan, "-o", tmp_path / "p",
                        "--uncertainty", "dropout", "--draws", 3)  # fmt: skip
         assert run.code == 0, run
@@ -388,7 +394,7 @@ class TestExperiment:
         made = [p for p in out.rglob("*") if p.name in MODEL_FILES or p.name == "labels.nii.gz"]
         made = [p for p in made if "evaluation" not in p.parts and "comparison" not in p.parts]
         before = {p: p.stat().st_mtime_ns for p in made}
-        again = strokect("experiment", *files, "--data", four, "-o", out)
+        again = learn("experiment", *files, "--data", four, "-o", out)
         assert again.code == 0
         assert "epoch" not in again.out
         assert "tiny: was trained already" in again.out
@@ -410,7 +416,7 @@ class TestExperiment:
         assert running.returncode == 130
         assert err.count("\n") == 1, err
         assert "Run the same command again" in err
-        again = strokect("experiment", *files, "--data", four, "-o", out)
+        again = learn("experiment", *files, "--data", four, "-o", out)
         assert again.code == 0, again
         assert "tiny: was trained already" in again.out
         for name in ("tiny", "flat"):
@@ -419,8 +425,29 @@ class TestExperiment:
             whole / "comparison/table.tsv"
         ).read_bytes()
 
+    def test_from_slice_folders(self, four, tmp_path):
+        """Any layout of the catalog will do: TIFF images, their grid and times in the settings."""
+        own, root = OwnDataset(), tmp_path / "slices"
+        for number, case in enumerate(own.cases(four)[:3], 1):
+            series = own.scan(case)
+            options = SliceFolderOptions(bits=16, interval_s=series.interval_s).fitting(series)
+            labels = own.labels(case, series.grid)
+            write_slices(root, f"01_{number:03d}", series, labels, options)
+        data = {
+            "layout": "slices", "layout_options": {"options": asdict(options)},
+            "fractions": [0.34, 0.33, 0.33],
+        }  # fmt: skip
+        run = learn("experiment", settings_file(tmp_path, data=data), "--data", root,
+                    "-o", tmp_path / "out", "--no-rules", "--uncertainty", "none")  # fmt: skip
+        assert run.code == 0, run
+        predicted = list((tmp_path / "out" / "tiny" / "predictions").glob("*/labels.nii.gz"))
+        assert len(predicted) == 1
+        card = (tmp_path / "out" / "tiny" / "model" / "card.md").read_text()
+        assert "1 patients (LVO)" in card, "nothing says that these are virtual"
+        assert VIRTUAL_ONLY not in card
+
     def test_other_settings_under_an_old_name(self, done, four, tmp_path):
         changed = settings_file(tmp_path, optimizer={"lr": 0.5})
-        run = strokect("experiment", changed, "--data", four, "-o", done[0])
+        run = learn("experiment", changed, "--data", four, "-o", done[0])
         assert run.code == 2
         assert "optimizer.lr" in run.err

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from strokect.core.errors import OutputError, ScanError
@@ -50,7 +50,8 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, header)
+        content = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        partial.write_bytes(save(content, header))  # ``save_file`` lets nobody else read it
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path.name} ({error})", path.parent) from error
