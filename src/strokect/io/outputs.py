@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import signal
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import numpy as np
 
 from strokect.core.errors import OutputError, OutputExistsError
 from strokect.core.result import Curves, InputCurve
+from strokect.core.signals import uninterrupted
 from strokect.io.layouts import COHORT_FOLDER
 
 #: A folder with this file in it is a finished result.
@@ -77,7 +76,7 @@ def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            with _uninterrupted():
+            with uninterrupted():
                 if folder.exists():
                     folder.replace(old)
                 try:
@@ -89,7 +88,7 @@ def result_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         except OutputError as error:  # name the folder that the user knows
             raise OutputError(error.what, folder, error.fix) from error
         finally:
-            with _uninterrupted():
+            with uninterrupted():
                 shutil.rmtree(temporary, ignore_errors=True)
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -114,24 +113,6 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         raise OutputExistsError(
             "the folder is not empty and holds no strokect result", folder, "Choose a new one"
         )
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while a result is put in its place or cleared away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def write_json(path: Path, content: Any) -> None:

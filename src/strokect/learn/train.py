@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError
+from strokect.core.signals import uninterrupted
 from strokect.core.types import Progress, no_progress
 from strokect.learn.checkpoint import SafeCheckpointIO
 from strokect.learn.data import EpochSampler, SlabDataset, VolumeDataset, collate
@@ -161,7 +162,7 @@ def _trainer(
         use_distributed_sampler=False,
         sync_batchnorm=machine.world > 1 and torch.cuda.is_available(),
         plugins=[SafeCheckpointIO()],
-        logger=TensorBoardLogger(folder, name="logs", version="tensorboard"),
+        logger=_Board(folder, name="logs", version="tensorboard"),
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_checkpointing=False,  # ours, not one more of Lightning's
@@ -232,6 +233,23 @@ class _Uncounted(Dataset[Sample]):
         return Sample(scan.image, scan.label, torch.zeros_like(scan.weight))
 
 
+class _Board(TensorBoardLogger):
+    """TensorBoard's files. Its writer is a thread behind a queue, which an exception raised by a
+    signal in the midst of it breaks: to close it then takes for ever."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with uninterrupted():
+            super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        with uninterrupted():
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        with uninterrupted():
+            super().finalize(status)
+
+
 class _Signals(Callback):
     """Lightning's handler of SIGTERM talks to the other processes, which may not listen: ours."""
 
@@ -253,7 +271,8 @@ class _Best(Callback):
         found = float(trainer.callback_metrics["val_dice"])
         if found > self._best:
             self._best = found
-            trainer.save_checkpoint(self._path, weights_only=True)
+            with uninterrupted():
+                trainer.save_checkpoint(self._path, weights_only=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best}
@@ -316,8 +335,10 @@ class _EpochEnd(Callback):
         if trainer.is_global_zero:
             lr = trainer.optimizers[0].param_groups[0]["lr"]
             seconds = round(time.monotonic() - self._began, 2)
-            _write_row(log_file(self._folder), done, {"lr": lr, "seconds": seconds, **metrics})
-        trainer.save_checkpoint(last_checkpoint(self._folder))
+            with uninterrupted():
+                _write_row(log_file(self._folder), done, {"lr": lr, "seconds": seconds, **metrics})
+        with uninterrupted():
+            trainer.save_checkpoint(last_checkpoint(self._folder))
         if trainer.is_global_zero:
             self._on_epoch(done, trainer.max_epochs or 0, metrics)
 
