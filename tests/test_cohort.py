@@ -23,8 +23,8 @@ from strokect.core.types import Grid
 from strokect.io import nifti
 from strokect.io.layouts import OwnLayout, Study, find_studies
 from strokect.io.outputs import write_json
-from strokect.settings import PerfusionSettings, load_settings
 from strokect.io.stamp import stamp
+from strokect.settings import PerfusionSettings, load_settings
 from strokect.study import score_study
 
 
