@@ -172,7 +172,9 @@ def four(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """Where the prepared scans of all trainings are kept."""
-    return tmp_path_factory.mktemp("learning") / "prepared"
+    folder: Path = tmp_path_factory.mktemp("learning") / "prepared"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

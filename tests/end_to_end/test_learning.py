@@ -408,6 +408,7 @@ class TestExperiment:
         running = subprocess.Popen(
             [*COMMAND, "experiment", *files, "--data", four, "-o", out],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as ``learn``
         )  # fmt: skip
         while "flat: epoch 1/3" not in running.stdout.readline():
             assert running.poll() is None
