@@ -20,7 +20,7 @@ FLOORS = {
     **dict.fromkeys(("study", "training", "prediction", "scoring_inputs"), 6),
     **dict.fromkeys(("cohort_tasks", "scoring"), 7),
     **dict.fromkeys(("cohort_tables", "cohort_workers", "experiment"), 8),
-    **dict.fromkeys(("cohort", "cli_progress"), 9),
+    **dict.fromkeys(("cohort", "cli_options", "cli_progress"), 9),
     "cli_learn": 10,
     "cli": 11,
 }

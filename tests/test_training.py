@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from strokect import training  # noqa: E402
 from strokect.core.errors import InputError, OutputExistsError, SettingsError  # noqa: E402
 from strokect.ctp_input import CaseLoader  # noqa: E402
-from strokect.io import nifti  # noqa: E402
+from strokect.io import datasets, nifti  # noqa: E402
 from strokect.io.layouts import OwnLayout  # noqa: E402
 from strokect.learn.cache import Example  # noqa: E402
 from strokect.learn.data import EpochSampler  # noqa: E402
@@ -274,13 +274,13 @@ def test_preparing_a_scan_leaves_torch_its_threads(tmp_path):
 
 
 def test_a_data_set_says_whether_it_is_virtual(tmp_path):
-    assert not training.is_virtual(tmp_path)
+    assert not datasets.is_virtual(tmp_path)
     path = tmp_path / "dataset_description.json"
     path.write_text(json.dumps({"GeneratedBy": [{"Name": "strokect phantom"}]}))
-    assert training.is_virtual(tmp_path)
+    assert datasets.is_virtual(tmp_path)
     for other in ({}, {"GeneratedBy": "strokect phantom"}, {"GeneratedBy": [{"Name": "scanner"}]}):
         path.write_text(json.dumps(other))
-        assert not training.is_virtual(tmp_path)
+        assert not datasets.is_virtual(tmp_path)
 
 
 def test_errors_are_those_of_the_output(tmp_path):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strokect import RESEARCH_USE_ONLY, __version__, cli_learn
+from strokect.cli_options import Interval, Json, OutFolder, Overwrite, Times
 from strokect.cli_progress import Stopped, progress
 
 if TYPE_CHECKING:  # the real imports wait until a command runs, so that --help is quick
@@ -33,10 +34,6 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_learn.app)
-
-OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
 
 def _version(wanted: bool) -> None:
@@ -74,12 +71,8 @@ def perfusion(
     ] = None,
     vof_mask: Annotated[Path | None, typer.Option(help="NIfTI mask of a vein.")] = None,
     brain_mask: Annotated[Path | None, typer.Option(help="NIfTI mask of the brain.")] = None,
-    interval: Annotated[
-        float | None, typer.Option(metavar="S", help="Seconds between frames.")
-    ] = None,
-    times: Annotated[
-        Path | None, typer.Option(metavar="F", help="File of acquisition times, s.")
-    ] = None,
+    interval: Interval = None,
+    times: Times = None,
     no_motion: Annotated[bool, typer.Option("--no-motion", help="No motion correction.")] = False,
     dicom_out: Annotated[
         bool, typer.Option("--dicom-out", help="Also write DICOM SEG and parametric maps.")

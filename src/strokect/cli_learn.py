@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
+from strokect.cli_options import Interval, Json, OutFolder, Overwrite, Times
 from strokect.cli_progress import Stopped, progress
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Data = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Data set; that of the settings else.")
 ]
@@ -83,14 +82,10 @@ def predict(
     out: OutFolder,
     uncertainty: Uncertainty = "flip",
     draws: Annotated[int, typer.Option(min=2, help="Networks drawn by dropout.")] = 8,
-    interval: Annotated[
-        float | None, typer.Option(metavar="S", help="Seconds between frames.")
-    ] = None,
-    times: Annotated[
-        Path | None, typer.Option(metavar="F", help="File of acquisition times, s.")
-    ] = None,
+    interval: Interval = None,
+    times: Times = None,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """CT perfusion scan to core and penumbra by a trained network, with a report."""
     from strokect.io.outputs import to_json

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from strokect.cohort_tasks import SCORE_FILE, Failure
 from strokect.evaluate.agreement import Estimate, bland_altman, bootstrap_ci, icc, pearson
 from strokect.io.layouts import Study
 from strokect.io.nifti import read_json
-from strokect.io.outputs import DONE_FILE, atomic_file, write_json
+from strokect.io.outputs import DONE_FILE, write_json, write_tsv
 from strokect.report.cohort_page import write_index
 from strokect.study import REGIONS
 
@@ -41,9 +40,9 @@ def write_tables(
         {"study": f.name, "error": f.error, "message": f.message, "fix": f.fix}
         for f in sorted(failed, key=lambda f: f.name)
     ]
-    _write_tsv(out / "results.tsv", results, _row(None, {}, {}))
-    _write_tsv(out / "failures.tsv", failures, ("study", "error", "message", "fix"))
-    _write_tsv(out / "timing.tsv", *_timing(summaries))
+    write_tsv(out / "results.tsv", _row(None, {}, {}), results)
+    write_tsv(out / "failures.tsv", ("study", "error", "message", "fix"), failures)
+    write_tsv(out / "timing.tsv", *_timing(summaries))
     agreement = cohort_agreement(done, scores)
     codes = Counter(q["code"] for s in summaries.values() for q in s["quality"])
     summary = {
@@ -104,7 +103,7 @@ def _number(value: Any, digits: int) -> str:
 
 def _timing(
     summaries: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[dict[str, str]], list[str]]:
+) -> tuple[list[str], list[dict[str, str]]]:
     stages = list(dict.fromkeys(k for s in summaries.values() for k in s["timing_s"]))
     columns = ["study", *(f"{k.replace(' ', '_')}_s" for k in stages), "peak_memory_mb"]
     rows = []
@@ -112,14 +111,7 @@ def _timing(
         cells = [_number(summary["timing_s"].get(k), 3) for k in stages]
         memory = _number(summary.get("peak_memory_mb"), 0)
         rows.append(dict(zip(columns, [name, *cells, memory], strict=True)))
-    return rows, columns
-
-
-def _write_tsv(path: Path, rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(columns), delimiter="\t", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    return columns, rows
 
 
 # Agreement with truth over the cohort

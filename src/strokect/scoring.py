@@ -15,10 +15,11 @@ from strokect.evaluate.tables import Score, ScoreOptions, score_masks
 from strokect.io import nifti
 from strokect.io.outputs import (
     DONE_FILE,
-    atomic_file,
     check_output_folder,
     result_folder,
     write_json,
+    write_text,
+    write_tsv,
 )
 from strokect.report import score_tables
 from strokect.report.comparison import write_comparison_page, write_figure
@@ -71,8 +72,8 @@ def evaluate(
     scores = [tables.from_row(tables.to_row(score)) for score in scores]
     summary = _summary(scores, split, found.not_evaluated, options)
     with result_folder(out, overwrite) as folder:
-        _write_tsv(folder / "patients.tsv", tables.COLUMNS, map(tables.to_row, scores))
-        _write_text(folder / "table.md", score_tables.evaluation_markdown(summary))
+        write_tsv(folder / "patients.tsv", tables.COLUMNS, map(tables.to_row, scores))
+        write_text(folder / "table.md", score_tables.evaluation_markdown(summary))
         write_json(folder / DONE_FILE, summary)
     return summary
 
@@ -132,8 +133,8 @@ def compare(
     }  # fmt: skip
     with result_folder(out, overwrite) as folder:
         write_json(folder / "comparison.json", content)
-        _write_text(folder / "table.md", score_tables.comparison_markdown(content))
-        _write_tsv(folder / "table.tsv", *score_tables.comparison_tsv(content))
+        write_text(folder / "table.md", score_tables.comparison_markdown(content))
+        write_tsv(folder / "table.tsv", *score_tables.comparison_tsv(content))
         write_figure(folder / "figure.png", paired.common(models), content)
         write_comparison_page(folder / "index.html", content, folder / "figure.png")
         short = {k: content[k] for k in ("reference", "studies", "patients", "left_out")}
@@ -192,9 +193,6 @@ def _read_scores(folder: Path) -> list[Score]:
         return [tables.from_row(row) for row in csv.DictReader(file, delimiter="\t")]
 
 
-# Writing
-
-
 def _check_apart(out: Path, sources: Iterable[Path]) -> None:
     """Refuse to replace what is read."""
     place = out.resolve()
@@ -203,15 +201,3 @@ def _check_apart(out: Path, sources: Iterable[Path]) -> None:
             raise OutputExistsError(
                 "the output cannot take the place of what is read", out, "Choose another folder"
             )
-
-
-def _write_tsv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")

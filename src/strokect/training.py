@@ -20,9 +20,8 @@ from strokect.core.classes import CLASS_NAMES
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
 from strokect.core.types import Progress, no_progress
 from strokect.ctp_input import CaseLoader
-from strokect.io import nifti
 from strokect.io.cases import no_truth
-from strokect.io.datasets import Case, Layout
+from strokect.io.datasets import Case, Layout, is_virtual
 from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
 from strokect.learn.cache import Example
 from strokect.learn.data import SlabDataset, VolumeDataset
@@ -229,17 +228,6 @@ def parts_of(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str
     else:
         by_patient = split_patients(groups, data.fractions, data.seed)
     return {case.name: by_patient[case.patient] for case in cases}
-
-
-def is_virtual(folder: Path) -> bool:
-    """Whether a data set says of itself that ``strokect phantom`` made it."""
-    path = folder / "dataset_description.json"
-    if not path.exists():
-        return False
-    makers = nifti.read_json(path).get("GeneratedBy")
-    return isinstance(makers, list) and any(
-        isinstance(m, dict) and m.get("Name") == "strokect phantom" for m in makers
-    )
 
 
 def _check_patients(patients: Patients, settings: TrainingSettings) -> None:

@@ -32,11 +32,11 @@ _DERIVED = ("classes", "channels", "time_points")
 class DataSettings(BaseModel):
     """Which patients, and how they are shared out.
 
-    folder : the data set, unless the command line gives one. layout : of ``catalog``;
+    folder : the data set, unless the command line gives one. layout : of ``catalog``.
     layout_options : fields of its class. classes : 4 background, brain, penumbra, core; 3 rest,
-    penumbra, core; 2 rest, core. split : "given" takes
-    the data set's own where it has one; "random" shares out by ``fractions`` (train, val, test).
-    folds, fold : cross-validation instead; ``fold`` tests, the next one validates.
+    penumbra, core; 2 rest, core. split : "given" takes the data set's own where it has one;
+    "random" shares out by ``fractions`` (train, val, test). folds, fold : cross-validation
+    instead; ``fold`` tests, the next one validates.
     """
 
     model_config = _STRICT

@@ -25,6 +25,7 @@ from strokect import __version__
 from strokect.core.errors import OutputError, OutputExistsError, SettingsError
 from strokect.core.types import Progress, no_progress
 from strokect.io import nifti
+from strokect.io.datasets import DESCRIPTION_FILE, PHANTOM, is_virtual
 from strokect.io.layouts import Modality, OwnLayout
 from strokect.io.outputs import (
     atomic_file,
@@ -42,8 +43,7 @@ Vendor = Literal["siemens", "ge", "philips", "canon"]
 #: Vendors whose files ``--dicom`` imitates.
 VENDORS: tuple[Vendor, ...] = get_args(Vendor)
 #: What ``_write_index`` and ``_write_participants`` put at the top, in the order of writing.
-_TOP_FILES = ("dataset_description.json", "README.md", "participants.json", "participants.tsv")
-_MAKER = "strokect phantom"
+_TOP_FILES = (DESCRIPTION_FILE, "README.md", "participants.json", "participants.tsv")
 #: Memory that making one patient takes at most, GiB, by size.
 _MEMORY_GIB = {"full": 3.0, "small": 0.7}
 
@@ -264,22 +264,13 @@ def _check_root(root: Path) -> None:
             "a file stands where the output folder should be", root, "Choose another name"
         )
     there = [name for name in _TOP_FILES if (root / name).exists()]
-    if there and not _is_ours(root / _TOP_FILES[0]):
+    if there and not is_virtual(root):
         raise OutputExistsError(
             "the folder holds a file that strokect did not make",
             root / there[0],
             "Choose another folder",
         )
     check_writable(root)
-
-
-def _is_ours(description: Path) -> bool:
-    if not description.exists():
-        return False
-    makers = nifti.read_json(description).get("GeneratedBy")
-    return isinstance(makers, list) and any(
-        isinstance(m, dict) and m.get("Name") == _MAKER for m in makers
-    )
 
 
 def _is_done(layout: OwnLayout, config: StudyConfig, options: VirtualOptions) -> bool:
@@ -317,12 +308,12 @@ def _is_done(layout: OwnLayout, config: StudyConfig, options: VirtualOptions) ->
 def _write_index(root: Path, options: VirtualOptions, groups: dict[clinical.Group, float]) -> None:
     """The files that a BIDS-like data set has at its top, with the dataset card."""
     write_json(
-        root / "dataset_description.json",
+        root / DESCRIPTION_FILE,
         {
             "Name": "strokect virtual patients",
             "BIDSVersion": "1.9.0",
             "DatasetType": "raw",
-            "GeneratedBy": [{"Name": _MAKER, "Version": __version__}],
+            "GeneratedBy": [{"Name": PHANTOM, "Version": __version__}],
             "Description": "Simulated NCCT, CTA and CTP with known truth. No patient data.",
             "Seed": options.seed,
             "Size": options.size,

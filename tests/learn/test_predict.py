@@ -14,14 +14,6 @@ from strokect.learn.predict import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Voxelwise(nn.Module):
     """Logits of each voxel from its own curve; needs sizes of ``multiple``."""
 

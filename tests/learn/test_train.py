@@ -34,14 +34,6 @@ NOISY = AugmentOptions(flip_x_p=0.5, flip_y_p=0.5, noise_p=0.7, contrast_p=0.5)
 BUSY = {"lr": 0.02, "schedule": "cosine", "warmup": 1.5, "clip": 1.0}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Tiny(nn.Module):
     """Time as channels, two convolutions, dropout, a norm with state."""
 

@@ -41,9 +41,23 @@ __all__ = [
     "write_slices",
 ]
 
+#: What the description of a virtual data set says that made it.
+PHANTOM = "strokect phantom"
+DESCRIPTION_FILE = "dataset_description.json"
 _GROUPS = {name.lower(): name for name in ("LVO", "non-LVO", "WIS")}
 _SPLITS = ("train", "val", "test")
 _UNKNOWN = ("", "n/a")
+
+
+def is_virtual(root: Path) -> bool:
+    """Whether a data set says of itself that ``strokect phantom`` made it."""
+    path = root / DESCRIPTION_FILE
+    if not path.exists():
+        return False
+    makers = nifti.read_json(path).get("GeneratedBy")
+    return isinstance(makers, list) and any(
+        isinstance(m, dict) and m.get("Name") == PHANTOM for m in makers
+    )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def to_json(content: Any) -> str:
     """JSON text of ``content``; a number that is not finite becomes null,
     others keep ten digits."""
     return json.dumps(_plain(content), indent=2, ensure_ascii=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, its lines ended as on any machine."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_tsv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write rows as tab-separated values with a header, atomically."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(columns), delimiter="\t", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def write_curves(path: Path, curves: Curves) -> None:

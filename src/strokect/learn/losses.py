@@ -47,6 +47,7 @@ gradient is left to mend either. Hence s = 1 voxel. A sample that is masked out 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -115,7 +116,7 @@ class LossOptions:
         return 1 - self.alpha if self.beta is None else self.beta
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """What all losses share: checks, the mask, class weights, float32, the mean over samples."""
 
     class_weights: Tensor
@@ -144,12 +145,12 @@ class Loss(nn.Module):
             labels = torch.where(mask > 0, labels, 0).long()
             return self.per_sample(logits.float(), labels, mask).mean()
 
+    @abstractmethod
     def per_sample(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Loss of each sample, (B,); of all together, (1,), with ``options.batch``.
 
         logits : (B, K, Z, Y, X) float32. labels : (B, Z, Y, X) int64. mask : (B, Z, Y, X), 0 or 1.
         """
-        raise NotImplementedError
 
     def _check(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
         shape = tuple(logits.shape)

@@ -63,14 +63,9 @@ class Baseline(Network):
 
     config: BaselineConfig
 
-    def __init__(self, config: BaselineConfig, net: nn.Module, multiple: int) -> None:
+    def __init__(self, config: BaselineConfig, net: nn.Module) -> None:
         super().__init__(config)
         self.net = net
-        self._multiple = multiple
-
-    @property
-    def in_plane_multiple(self) -> int:
-        return self._multiple
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
@@ -107,7 +102,8 @@ class LevelsConfig(BaselineConfig):
         return [2 if self.dims == 2 else (1, 2, 2)] * (self.depth - 1)
 
     @property
-    def multiple(self) -> int:
+    def in_plane_multiple(self) -> int:
+        """One pixel of the deepest level."""
         return 2 ** (self.depth - 1)
 
 
@@ -148,7 +144,7 @@ class BaselineUNet(Baseline):
             norm=_norm(config.norm, config.width),
             dropout=config.dropout,
         )
-        super().__init__(config, net, config.multiple)
+        super().__init__(config, net)
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ class BaselineAttentionUNet(Baseline):
             config.strides,  # type: ignore[arg-type]
             dropout=config.dropout,
         )
-        super().__init__(config, net, config.multiple)
+        super().__init__(config, net)
 
 
 @dataclass(frozen=True)
@@ -181,6 +177,11 @@ class VNetConfig(BaselineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _only_2d(self, "vnet")
+
+    @property
+    def in_plane_multiple(self) -> int:
+        """One pixel of the fifth level."""
+        return 16
 
 
 class BaselineVNet(Baseline):
@@ -207,7 +208,7 @@ class BaselineVNet(Baseline):
             for name, layer in part.named_children():
                 if isinstance(layer, nn.Dropout3d):
                     setattr(part, name, nn.Dropout2d(share))
-        super().__init__(config, nn.Sequential(nn.Conv2d(config.inputs, 16, 1), net), 16)
+        super().__init__(config, nn.Sequential(nn.Conv2d(config.inputs, 16, 1), net))
 
 
 @dataclass(frozen=True)
@@ -239,4 +240,4 @@ class BaselineSegResNet(Baseline):
             blocks_down=(1, *[2] * (config.depth - 2), 4),
             blocks_up=(1,) * (config.depth - 1),
         )
-        super().__init__(config, net, config.multiple)
+        super().__init__(config, net)

@@ -38,6 +38,11 @@ class NetworkConfig:
         require_positive(channels=self.channels, time_points=self.time_points)
         require_odd(n_slices=self.n_slices)
 
+    @property
+    def in_plane_multiple(self) -> int:
+        """Y and X of the input are multiples of this."""
+        return 1
+
 
 class Network(nn.Module):
     """Base of all networks. A subclass builds its layers from ``config`` and has ``Config``."""
@@ -52,7 +57,7 @@ class Network(nn.Module):
     @property
     def in_plane_multiple(self) -> int:
         """Y and X of the input are multiples of this."""
-        return 1
+        return self.config.in_plane_multiple
 
     def check(self, x: Tensor) -> None:
         """Raises GeometryError where x is not an input (B, C, T, Z, Y, X) of this network."""

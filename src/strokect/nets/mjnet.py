@@ -121,10 +121,6 @@ class MJNet2dT(Network):
         self.decoder = Decoder(config)
         self.head = nn.Conv2d(config.width, config.classes, 1)
 
-    @property
-    def in_plane_multiple(self) -> int:
-        return self.config.in_plane_multiple
-
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         features = self.encoder(fold_series(x))  # levels of (B*Z, C, Y, X)
@@ -163,10 +159,6 @@ class MJNet3dT(Network):
         )
         self.decoder = Decoder(config)
         self.head = nn.Conv2d(config.width, config.classes, 1)
-
-    @property
-    def in_plane_multiple(self) -> int:
-        return self.config.in_plane_multiple
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)

@@ -169,10 +169,6 @@ class MJNet4d(Network):
         self.decoder = Decoder(config)
         self.head = nn.Conv2d(config.width, config.classes, 1)
 
-    @property
-    def in_plane_multiple(self) -> int:
-        return self.config.in_plane_multiple
-
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         y = x if self.stem is None else self.stem(x)  # (B, C, T, Z or Z', Y, X)

@@ -67,6 +67,11 @@ class TemporalConvNetConfig(NetworkConfig):
                 f"tcn sees one slice, n_slices is {self.n_slices}", fix="Set n_slices to 1"
             )
 
+    @property
+    def in_plane_multiple(self) -> int:
+        """Y and X of the input are multiples of this."""
+        return self.stem_stride
+
 
 class TimeConv(nn.Module):
     """Dilated convolution along time that keeps its length; (N, C, T, Y, X)."""
@@ -156,10 +161,6 @@ class TemporalConvNet(Network):
                 norm_act(config.norm, width, 2, config.negative_slope),
             )
         self.head = nn.Conv2d((2 if self.skip is None else 3) * width, config.classes, 1)
-
-    @property
-    def in_plane_multiple(self) -> int:
-        return self.config.stem_stride
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)

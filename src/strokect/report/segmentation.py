@@ -76,7 +76,7 @@ def _numbers(result: SegmentationResult) -> dict[str, Any]:
     known = _known(result)
     model = mapping(summary.get("model"))
     return {
-        "headline": [(k, k.capitalize(), number(volumes.get(k)), REGIONS[k]) for k in known],
+        "headline": [(k, k.capitalize(), number(volumes.get(k)), "ml", REGIONS[k]) for k in known],
         "bar": volume_bar(volumes.get("core"), volumes.get("penumbra")),
         "sentence": _sentence(volumes, known),
         "volumes": [
