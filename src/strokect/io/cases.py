@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from strokect.core.classes import BRAIN, CORE, PENUMBRA
+from strokect.core.clinical import Clinical
 from strokect.core.errors import GeometryError, ScanError
+from strokect.core.mapset import MapSet
 from strokect.core.types import BoolArray, CTSeries, Grid
 from strokect.io import nifti
 
@@ -29,6 +32,7 @@ class Case:
     name : unique, safe as the name of a folder. patient : unit of splits; all cases of a patient
     stay together. scan : file or folder. labels : file or folder of the truth, None without one.
     group : "LVO", "non-LVO", "WIS" or "" (not known). split : "train", "val", "test" or "".
+    clinical : what is known beside the images.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Case:
     labels: Path | None = None
     group: str = ""
     split: str = ""
+    clinical: Clinical = Clinical()
 
 
 class Layout(Protocol):
@@ -51,6 +56,16 @@ class Layout(Protocol):
 
     def scan(self, case: Case) -> CTSeries:
         """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
+
+    def map_files(self, case: Case, names: Collection[str]) -> list[Path]:
+        """Files or folders of the maps that lie beside a scan, by name only; those that exist."""
+
+    def maps(self, case: Case, names: Collection[str]) -> MapSet:
+        """The maps ``names`` (keys of ``core.quantities``) that lie beside a scan.
+
+        Raises ScanError, which says where they should be, where one is missing; GeometryError for
+        maps that do not fit together.
+        """
 
     def truth_files(self, case: Case) -> list[Path]:
         """Files or folders that ``labels`` needs, by name only; none for a case without truth."""

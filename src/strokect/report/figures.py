@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from strokect.core.colours import colour_palette, levels
 from strokect.core.quantities import Quantity
 from strokect.core.types import BoolArray, FloatArray, Grid
 
@@ -146,32 +147,12 @@ def _samples(start: int, stop: int, count: int) -> Indices:
     return np.floor(middles).astype(np.intp)
 
 
-def levels(tiles: FloatArray, window: tuple[float, float], shown: BoolArray | None = None) -> Bytes:
-    """Values to palette indices 1..255 over the window; 0 where not shown or not finite."""
-    low, high = window
-    with np.errstate(invalid="ignore"):
-        scaled = np.clip((tiles - low) * (254.0 / (high - low)), 0.0, 254.0)
-    visible = np.isfinite(tiles) if shown is None else shown & np.isfinite(tiles)
-    return np.where(visible, np.nan_to_num(scaled) + 1.5, 0.0).astype(np.uint8)
-
-
 def tissue_levels(ct: FloatArray, core: BoolArray, penumbra: BoolArray) -> Bytes:
     """Palette indices of CT with core and penumbra over it, for ``tissue_palette``."""
     grey = (levels(np.nan_to_num(ct, nan=-1000.0), CT_WINDOW_HU) - 1) // 2  # 0..127
     return np.where(core, 192 + grey // 2, np.where(penumbra, 128 + grey // 2, grey)).astype(
         np.uint8
     )
-
-
-def colour_palette(name: str) -> Bytes:
-    """(256, 3) palette of a matplotlib colour map; entry 0 is the black background."""
-    if name == "gray":
-        grey = np.linspace(0, 255, 255).round().astype(np.uint8)
-        return np.vstack([np.zeros((1, 3), np.uint8), np.repeat(grey[:, None], 3, axis=1)])
-    from matplotlib import colormaps
-
-    table = colormaps[name](np.linspace(0.0, 1.0, 255), bytes=True)[:, :3]
-    return np.vstack([np.zeros((1, 3), np.uint8), table]).astype(np.uint8)
 
 
 def tissue_palette(opacity: float = 0.72) -> Bytes:
