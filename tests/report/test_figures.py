@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from strokect.core import colours
 from strokect.core.quantities import QUANTITIES
 from strokect.core.types import Grid
 from strokect.report import figures
@@ -108,7 +109,7 @@ def test_a_map_pixel_has_the_colour_of_its_value(make_result):
     context = _pictures(result, view)
     picture = decoded(context["mosaics"]["tmax"].uri)
     low, high = QUANTITIES["tmax"].display_range
-    palette = figures.colour_palette("turbo").astype(int)
+    palette = colours.colour_palette("turbo").astype(int)
     tile = tile_of(picture, view, 6)
     values = view.tiles(result.maps["tmax"].data)[6]
     brain = view.tiles(result.masks["brain"].data)[6]
@@ -121,8 +122,8 @@ def test_a_map_pixel_has_the_colour_of_its_value(make_result):
 
 def test_levels_clip_and_hide():
     values = np.array([-5.0, 0.0, 6.0, 12.0, 99.0, np.nan, np.inf, -np.inf])
-    assert figures.levels(values, (0, 12)).tolist() == [1, 1, 128, 255, 255, 0, 0, 0]
-    assert figures.levels(np.array([6.0]), (0, 12), np.array([False])).tolist() == [0]
+    assert colours.levels(values, (0, 12)).tolist() == [1, 1, 128, 255, 255, 0, 0, 0]
+    assert colours.levels(np.array([6.0]), (0, 12), np.array([False])).tolist() == [0]
 
 
 def test_core_and_penumbra_stay_apart_for_the_colour_blind():

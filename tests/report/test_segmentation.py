@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import strokect
+from strokect.core import colours
 from strokect.core.errors import OutputError
 from strokect.core.geometry import grid_points_mm
 from strokect.core.result import SegmentationResult
@@ -320,9 +321,9 @@ def test_overlay_shows_the_masks_on_the_patients_left(page, result):
 def test_probability_is_bright_in_the_lesion_and_outlined(result):
     html = render(result)
     pixels = Page(html).picture("p-core")
-    palette = figures.colour_palette("viridis").astype(int)
+    palette = colours.colour_palette("viridis").astype(int)
     seen = {tuple(c) for c in pixels.reshape(-1, 3)}
-    levels = figures.levels(np.array([0.9, 0.05]), (0, 1))
+    levels = colours.levels(np.array([0.9, 0.05]), (0, 1))
     assert seen == {(0, 0, 0), *(tuple(palette[k]) for k in levels)}
     figure = html[html.index('id="figure-p-core"') : html.index('id="figure-p-penumbra"')]
     slices = int(result.masks["core"].data.any(axis=(1, 2)).sum())

@@ -33,6 +33,10 @@ class Clinical:
             raise InputError(f"{self.sex!r}", "sex", "Give F or M")
 
 
+#: A patient of whom only the images are known.
+UNKNOWN = Clinical()
+
+
 def parse_clinical(values: dict[str, str]) -> Clinical:
     """From the cells of a table (participants.tsv), by column name in any case.
 

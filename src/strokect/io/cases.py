@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokect.core.classes import BRAIN, CORE, PENUMBRA
-from strokect.core.clinical import Clinical
+from strokect.core.clinical import UNKNOWN, Clinical
 from strokect.core.errors import GeometryError, ScanError
 from strokect.core.mapset import MapSet
 from strokect.core.types import BoolArray, CTSeries, Grid
@@ -41,7 +41,7 @@ class Case:
     labels: Path | None = None
     group: str = ""
     split: str = ""
-    clinical: Clinical = Clinical()
+    clinical: Clinical = UNKNOWN
 
 
 class Layout(Protocol):

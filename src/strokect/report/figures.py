@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from strokect.core.colours import colour_palette, levels
+from strokect.core.colours import levels
 from strokect.core.quantities import Quantity
 from strokect.core.types import BoolArray, FloatArray, Grid
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strokect.core import colours
 from strokect.core.errors import OutputExistsError, ScanError, StrokeCTError
 from strokect.core.geometry import resample
 from strokect.core.quantities import QUANTITIES
@@ -339,8 +340,8 @@ def _ct(
     window: tuple[float, float] = figures.CT_WINDOW_HU, marks: tuple[Outline, ...] = (),
 ) -> Shot:  # fmt: skip
     flat = resample(image.data, image.grid, plane, 1, -1000.0).max(axis=0)
-    index = figures.levels(flat, window)
-    uri = figures.png_uri(index, figures.colour_palette("gray"))
+    index = colours.levels(flat, window)
+    uri = figures.png_uri(index, colours.colour_palette("gray"))
     return Shot(title, caption, uri, flat.shape[::-1], marks)
 
 
@@ -354,8 +355,8 @@ def _map(image: Volume, plane: Grid, key: str, shown: Volume | None, which: str)
     quantity = QUANTITIES[key]
     flat = resample(image.data, image.grid, plane, 0, float("nan"))[0]
     inside = np.isfinite(flat) if shown is None else _flat_mask(shown, plane, smooth=False)
-    palette = figures.colour_palette(quantity.colour_map)
-    index = figures.levels(flat, quantity.display_range, inside)
+    palette = colours.colour_palette(quantity.colour_map)
+    index = colours.levels(flat, quantity.display_range, inside)
     bar = {"gradient": figures.gradient(palette), "ticks": figures.bar_ticks(quantity),
            "unit": quantity.unit}  # fmt: skip
     marks: tuple[Outline, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from strokect.core import colours
 from strokect.core.quantities import QUANTITIES
 from strokect.core.result import InputCurve, PerfusionResult
 from strokect.core.types import BoolArray
@@ -207,10 +208,10 @@ def _pictures(result: PerfusionResult, view: View) -> dict[str, Any]:
 
     ct = view.smooth_tiles(result.mean_ct.data)
     core, penumbra = mask("core"), mask("penumbra") & ~mask("core")
-    grey = figures.colour_palette("gray")
+    grey = colours.colour_palette("gray")
     tissue = figures.tissue_levels(ct, core, penumbra)
     mosaics = {
-        "ct": _picture("ct", view, figures.levels(ct, figures.CT_WINDOW_HU), grey),
+        "ct": _picture("ct", view, colours.levels(ct, figures.CT_WINDOW_HU), grey),
         "tissue": _picture("tissue", view, tissue, figures.tissue_palette()),
     }
     for key in ("tmax", *MAP_ORDER):
@@ -218,8 +219,8 @@ def _pictures(result: PerfusionResult, view: View) -> dict[str, Any]:
             quantity = QUANTITIES[key]
             data = result.maps[key].data
             tiles = view.smooth_tiles(data) if key == "mip" else view.tiles(data)
-            index = figures.levels(tiles, quantity.display_range, None if key == "mip" else shown)
-            mosaics[key] = _picture(key, view, index, figures.colour_palette(quantity.colour_map))
+            index = colours.levels(tiles, quantity.display_range, None if key == "mip" else shown)
+            mosaics[key] = _picture(key, view, index, colours.colour_palette(quantity.colour_map))
 
     outlines: list[str] = []
     if "tmax" in result.maps:
@@ -303,8 +304,8 @@ def _input(
             source = result.maps.get("mip", result.mean_ct)
             window = QUANTITIES["mip"].display_range if "mip" in result.maps else None
             tile = view.smooth_tiles(source.data, np.array([at]))[0]
-            index = figures.levels(tile, window or figures.CT_WINDOW_HU)
-            entry["thumbnail"] = figures.png_uri(index, figures.colour_palette("gray"))
+            index = colours.levels(tile, window or figures.CT_WINDOW_HU)
+            entry["thumbnail"] = figures.png_uri(index, colours.colour_palette("gray"))
             entry |= {"slice": f"{at + 1} of {view.total}", "x": round(x, 1), "y": round(y, 1)}
     time, used = np.asarray(result.curves.time_s), np.asarray(curve.curve_hu)
     peak = int(np.nanargmax(used)) if np.isfinite(used).any() else None

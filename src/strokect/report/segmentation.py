@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from strokect import VIRTUAL_ONLY
+from strokect.core import colours
 from strokect.core.quantities import Quantity
 from strokect.core.result import SegmentationResult
 from strokect.core.types import BoolArray, Volume
@@ -212,8 +213,8 @@ def _tissue(result: SegmentationResult, view: View, inside: dict[str, BoolArray]
 def _map(
     key: str, quantity: Quantity, region: str, found: Volume, view: View, shown: BoolArray | None
 ) -> Picture:
-    palette = figures.colour_palette(quantity.colour_map)
-    index = figures.levels(view.tiles(found.data), quantity.display_range, shown)
+    palette = colours.colour_palette(quantity.colour_map)
+    index = colours.levels(view.tiles(found.data), quantity.display_range, shown)
     bar = {
         "gradient": figures.gradient(palette),
         "ticks": figures.bar_ticks(quantity),
