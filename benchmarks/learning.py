@@ -19,9 +19,9 @@ import psutil
 import torch
 
 from common import Report, run
-from strokect.ctp_input import CaseLoader
 from strokect.io.layouts import OwnLayout
 from strokect.learn.data import SlabDataset
+from strokect.network_input import CaseLoader
 from strokect.training import find_patients
 from strokect.training_settings import (
     TrainingSettings,

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strokect import ctp_input
+from strokect import network_input
 from strokect.core.errors import CurveError, GeometryError, ScanError
 from strokect.core.types import CTSeries, Grid
-from strokect.ctp_input import CaseLoader, scan_input
+from strokect.ctp_input import scan_input
 from strokect.io import nifti
 from strokect.io.datasets import OwnDataset
 from strokect.io.layouts import OwnLayout
 from strokect.learn.inputs import InputOptions
+from strokect.network_input import CaseLoader
 
 SHAPE, SPACING = (3, 64, 72), (8.0, 3.0, 2.5)
 ARRIVAL_S, RISE_S = 14.0, 8.0
@@ -168,7 +169,7 @@ def prepared(monkeypatch):
         made.append(args)
         return scan_input(*args)
 
-    monkeypatch.setattr(ctp_input, "scan_input", counted)
+    monkeypatch.setattr(network_input, "scan_input", counted)
     return made
 
 

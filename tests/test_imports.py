@@ -16,12 +16,15 @@ FLOORS = {
     **dict.fromkeys(("catalog", "legacy", "model_cards"), 2),
     **dict.fromkeys(("settings", "provenance"), 3),
     **dict.fromkeys(("pipeline", "virtual", "training_settings"), 4),
-    **dict.fromkeys(("report", "ctp_input", "models", "training_processes"), 5),
-    **dict.fromkeys(("study", "training", "prediction", "scoring_inputs"), 6),
-    **dict.fromkeys(("cohort_tasks", "scoring"), 7),
+    **dict.fromkeys(
+        ("report", "ctp_input", "map_input", "models", "settings_explained", "training_processes"),
+        5,
+    ),
+    **dict.fromkeys(("study", "network_input", "scoring_inputs", "slice_export"), 6),
+    **dict.fromkeys(("training", "prediction", "cohort_tasks", "scoring"), 7),
     **dict.fromkeys(("cohort_tables", "cohort_workers", "experiment"), 8),
     **dict.fromkeys(("cohort", "cli_options", "cli_progress"), 9),
-    "cli_learn": 10,
+    **dict.fromkeys(("cli_learn", "cli_settings", "cli_slices"), 10),
     "cli": 11,
 }
 EXCEPTIONS = {

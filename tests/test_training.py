@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 
 from strokect import training  # noqa: E402
 from strokect.core.errors import InputError, OutputExistsError, SettingsError  # noqa: E402
-from strokect.ctp_input import CaseLoader  # noqa: E402
 from strokect.io import datasets, nifti  # noqa: E402
 from strokect.io.layouts import OwnLayout  # noqa: E402
 from strokect.learn.cache import Example  # noqa: E402
 from strokect.learn.data import EpochSampler  # noqa: E402
+from strokect.network_input import CaseLoader  # noqa: E402
 from strokect.training import TrainingFolders, find_patients, train  # noqa: E402
 from strokect.training_settings import (  # noqa: E402
     build_network,

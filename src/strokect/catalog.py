@@ -108,6 +108,11 @@ NETWORKS = {
         "Tomasetti 2024",
     ),
     "mjnet_4d": Entry("nets.mjnet4d:MJNet4d", "4D mJ-Net, 4D convolutions", "Tomasetti 2024"),
+    "multi_input": Entry(
+        "nets.multi_input:MultiInput",
+        "VGG-16 per parametric map, early fusion, clinical scores",
+        "Tomasetti 2022",
+    ),
     "tcn": Entry("nets.tcn:TemporalConvNet", "temporal convolutional network", "Bai 2018"),
     "unet": Entry(
         "nets.baselines:BaselineUNet", "U-Net of MONAI, times as channels", "Kerfoot 2018"

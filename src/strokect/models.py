@@ -11,8 +11,12 @@ from typing import Any
 from torch import nn
 
 from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
+from strokect.core.quantities import QUANTITIES
 from strokect.io.outputs import DONE_FILE, result_folder, write_json
 from strokect.learn.checkpoint import WEIGHTS_FILE, load_weights, module_weights, write_tensors
+from strokect.learn.finetune import Stage
+from strokect.learn.inputs import InputOptions
+from strokect.learn.map_inputs import MapInputOptions
 from strokect.model_cards import SCHEMA, SETTINGS_FILE, ModelCard, find_model, read_model
 from strokect.training_settings import TrainingSettings, build_network, parse_training_settings
 
@@ -50,7 +54,12 @@ def write_model(
             partial / WEIGHTS_FILE, module_weights(checkpoint, "network."), {"format": "pt"}
         )
         load_weights(network, partial / WEIGHTS_FILE)
-        kept = settings.model_copy(update={"data": settings.data.model_copy(update={"folder": ""})})
+        kept = settings.model_copy(
+            update={
+                "data": settings.data.model_copy(update={"folder": ""}),
+                "network": settings.network.model_copy(update={"encoder_weights": ""}),
+            }
+        )
         content = {
             "schema": SCHEMA, "settings": kept.model_dump(mode="json"), "card": asdict(card)
         }  # fmt: skip
@@ -85,7 +94,8 @@ def load_model(name: str | Path) -> Model:
 
 def _card_text(settings: TrainingSettings, card: ModelCard, network: nn.Module) -> str:
     parameters = sum(p.numel() for p in network.parameters())
-    scan = settings.input
+    stages = settings.finetune or (Stage(),)
+    epochs = sum(stage.epochs or settings.training.epochs for stage in stages)
     lines = [
         f"# {settings.name}",
         "",
@@ -93,11 +103,21 @@ def _card_text(settings: TrainingSettings, card: ModelCard, network: nn.Module) 
         "",
         f"- network: {settings.network.name}, {parameters:,} parameters",
         f"- trained on: {card.trained_on}, with strokect {card.strokect}",
-        f"- input: CT perfusion, {scan.time_points} times every {scan.interval_s:g} s from "
-        f"{scan.before_s:g} s before contrast reaches the brain",
+        f"- input: {_input_text(settings.input)}",
         f"- output: {settings.data.classes} classes",
-        f"- loss: {settings.loss.name}; at most {settings.training.epochs} epochs",
+        f"- loss: {settings.loss.name}; at most {epochs} epochs",
         "",
         "All settings are in settings.json; the weights are safetensors.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _input_text(options: InputOptions | MapInputOptions) -> str:
+    if isinstance(options, MapInputOptions):
+        names = ", ".join(QUANTITIES[name].label for name in options.maps)
+        beside = f", with {', '.join(options.scores)}" if options.scores else ""
+        return f"maps ({names}) as {options.form}, {options.source}{beside}"
+    return (
+        f"CT perfusion, {options.time_points} times every {options.interval_s:g} s from "
+        f"{options.before_s:g} s before contrast reaches the brain"
+    )

@@ -21,14 +21,19 @@ from strokect.core.classes import (
     PENUMBRA,
     from_classes,
 )
+from strokect.core.clinical import UNKNOWN, Clinical
 from strokect.core.errors import StrokeCTError
+from strokect.core.flags import flag
 from strokect.core.result import SegmentationResult
-from strokect.core.types import CTSeries, FloatArray, Mask, Progress, Volume
-from strokect.ctp_input import ScanInput, scan_input
+from strokect.core.types import FloatArray, Grid, Mask, Progress, QualityFlag, Volume
 from strokect.io import nifti
+from strokect.io.nifti_maps import read_result_maps
 from strokect.io.outputs import check_output_folder, result_folder, write_json
+from strokect.learn.map_inputs import MapInputOptions, clinical_vector, missing_scores
 from strokect.learn.predict import Prediction, UncertaintyOptions, predict_with_uncertainty
+from strokect.learn.scan_input import ScanInput
 from strokect.models import Model
+from strokect.network_input import Study, study_input
 from strokect.pipeline import Stages
 from strokect.provenance import provenance
 from strokect.report.segmentation import write_segmentation_report
@@ -41,11 +46,15 @@ FLIP = UncertaintyOptions("flip")
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How a scan is read and its prediction written; see ``study.StudyOptions``."""
+    """How a scan is read and its prediction written; see ``study.StudyOptions``.
+
+    clinical : what is known beside the images, for networks that ask for it.
+    """
 
     interval_s: float | None = None
     times_file: Path | None = None
     uncertainty: UncertaintyOptions = FLIP
+    clinical: Clinical = UNKNOWN
     report: bool = True
     overwrite: bool = False
 
@@ -59,10 +68,15 @@ def predict_study(
 ) -> dict[str, Any]:
     """Read, segment and write one study; ``out`` appears when it is whole.
 
-    source : NIfTI file, DICOM folder or patient folder. Returns the content of summary.json.
+    source : NIfTI file, DICOM folder or patient folder; for a network that looks at maps also a
+    result folder of ``strokect perfusion``. Returns the content of summary.json.
     """
+    wanted = model.settings.input
+    names = wanted.maps if isinstance(wanted, MapInputOptions) else ()
 
-    def read(progress: Progress) -> CTSeries:
+    def read(progress: Progress) -> Study:
+        if names and (source / "maps").is_dir():
+            return read_result_maps(source, names)
         return pipeline.read_scan(source, options.interval_s, options.times_file, progress)
 
     return predict_scan(model, read, out, options, listener)
@@ -70,17 +84,17 @@ def predict_study(
 
 def predict_scan(
     model: Model,
-    read: Callable[[Progress], CTSeries],
+    read: Callable[[Progress], Study],
     out: Path,
     options: PredictOptions = PredictOptions(),
     listener: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """As ``predict_study``, of a scan that ``read`` gives."""
+    """As ``predict_study``, of a scan, or of maps, that ``read`` gives."""
     check_output_folder(out, options.overwrite)
     stages = Stages(listener)
     with stages("reading") as progress:
-        series = read(progress)
-    result = segment(model, series, options.uncertainty, stages)
+        study = read(progress)
+    result = segment(model, study, options.uncertainty, stages, options.clinical)
     with result_folder(out, options.overwrite) as folder:
         with stages("writing"):
             _write(result, folder)
@@ -96,26 +110,44 @@ def predict_scan(
 
 def segment(
     model: Model,
-    series: CTSeries,
+    study: Study,
     uncertainty: UncertaintyOptions = FLIP,
     stages: Stages | None = None,
+    clinical: Clinical = UNKNOWN,
 ) -> SegmentationResult:
-    """Labels and probabilities of one scan, on its own grid.
+    """Labels and probabilities of one scan, or of its maps, on its own grid.
 
     Raises ScanError (no head), CurveError (no bolus), GeometryError (fewer slices than the network
     looks at).
     """
     stages = stages or Stages()
-    made_by = provenance(series)
+    made_by = provenance(study)
+    options = model.settings.input
     with stages("preparing") as progress, same_threads():
-        seen = scan_input(series, model.settings.input, progress)
+        seen = study_input(study, options, progress)
+    beside = np.zeros(0, np.float32)
+    if isinstance(options, MapInputOptions):
+        beside = clinical_vector(clinical, options.scores)
+        seen = replace(seen, flags=(*seen.flags, *_missing(clinical, options)))
     with stages("network") as progress:
-        found = _found(model, seen, uncertainty, progress)
-    return _result(model, series, seen, found, uncertainty, made_by)
+        found = _found(model, seen, beside, uncertainty, progress)
+    return _result(model, study.grid, seen, found, uncertainty, made_by)
+
+
+def _missing(clinical: Clinical, options: MapInputOptions) -> list[QualityFlag]:
+    lacking = missing_scores(clinical, options.scores)
+    if not lacking:
+        return []
+    names = ", ".join("NIHSS" if name == "nihss" else name for name in lacking)
+    return [flag("NO_CLINICAL", f"The network was trained with {names}, which is not known here")]
 
 
 def _found(
-    model: Model, seen: ScanInput, uncertainty: UncertaintyOptions, progress: Progress
+    model: Model,
+    seen: ScanInput,
+    clinical: npt.NDArray[np.float32],
+    uncertainty: UncertaintyOptions,
+    progress: Progress,
 ) -> Prediction:
     """What the network says of a scan, on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -135,6 +167,7 @@ def _found(
             model.settings.tiling,
             replace(uncertainty, axes=axes or (-1,)),
             progress,
+            torch.from_numpy(clinical).to(device),
         )
     except torch.OutOfMemoryError as error:
         raise StrokeCTError(
@@ -153,13 +186,13 @@ def _labels(model: Model, seen: ScanInput, chance: torch.Tensor) -> npt.NDArray[
 
 def _result(
     model: Model,
-    series: CTSeries,
+    grid: Grid,
     seen: ScanInput,
     found: Prediction,
     uncertainty: UncertaintyOptions,
     made_by: dict[str, Any],
 ) -> SegmentationResult:
-    grid, classes = series.grid, model.settings.data.classes
+    classes = model.settings.data.classes
     labels = _labels(model, seen, found.mean)
     masks = {"brain": Mask(seen.brain, grid, "brain"), "core": Mask(labels == CORE, grid, "core")}
     if classes > 2:
@@ -187,7 +220,9 @@ def _result(
             **model.described(),
             "uncertainty": {"method": uncertainty.method, "draws": len(found.counts)},
         },
-        "settings": model.settings.model_dump(mode="json", exclude={"data": {"folder"}}),
+        "settings": model.settings.model_dump(
+            mode="json", exclude={"data": {"folder"}, "network": {"encoder_weights"}}
+        ),
         "provenance": {**made_by, "torch": torch.__version__},
     }
     return SegmentationResult(

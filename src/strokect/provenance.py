@@ -10,22 +10,27 @@ from typing import Any
 import numpy as np
 
 from strokect import __version__
+from strokect.core.mapset import MapSet
 from strokect.core.types import CTSeries
 
 _LIBRARIES = ("numpy", "scipy", "numba", "nibabel", "pydicom")
 
 
-def scan_sha256(series: CTSeries) -> str:
+def scan_sha256(series: CTSeries | MapSet) -> str:
     """Hash of voxels, times and geometry: the same scan has it whatever file it came in."""
     digest = hashlib.sha256()
-    for frame in series.data_hu:
-        digest.update(np.asarray(frame, np.float32).tobytes())
-    digest.update(np.round(series.times_s, 3).tobytes())
+    if isinstance(series, MapSet):
+        for name, values in sorted(series.maps.items()):
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    else:
+        for frame in series.data_hu:
+            digest.update(np.asarray(frame, np.float32).tobytes())
+        digest.update(np.round(series.times_s, 3).tobytes())
     digest.update(np.round(series.grid.affine, 4).tobytes())
     return digest.hexdigest()
 
 
-def provenance(series: CTSeries) -> dict[str, Any]:
+def provenance(series: CTSeries | MapSet) -> dict[str, Any]:
     """Versions, platform and input hash, for ``summary.json``."""
     versions = {}
     for name in _LIBRARIES:

@@ -133,14 +133,21 @@ def read_object(path: Path, example: str) -> dict[str, Any]:
 
 
 def in_one_line(
-    error: ValidationError, known: Mapping[str, Any], path: Path | None
+    error: ValidationError,
+    known: Mapping[str, Any],
+    path: Path | None,
+    tag: tuple[str, str] = ("", ""),
 ) -> SettingsError:
     """The first complaint of pydantic, with the key and, for an unknown one, the nearest.
 
-    known : the settings as a whole, with every key there is.
+    known : the settings as a whole, with every key there is. tag : key of a choice between kinds,
+    and the kind, which pydantic names after it though no file does.
     """
     first = error.errors()[0]
-    *parents, last = [str(part) for part in first["loc"]] or [""]
+    places = [str(part) for part in first["loc"]] or [""]
+    if tuple(places[:2]) == tag:
+        del places[1]
+    *parents, last = places
     key = ".".join([*parents, last])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         for parent in parents:

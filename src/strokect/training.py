@@ -8,8 +8,8 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,19 @@ from strokect import __version__
 from strokect.core.classes import CLASS_NAMES
 from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
 from strokect.core.types import Progress, no_progress
-from strokect.ctp_input import CaseLoader
 from strokect.io.cases import no_truth
 from strokect.io.datasets import Case, Layout, is_virtual
 from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
 from strokect.learn.cache import Example
+from strokect.learn.checkpoint import module_weights
 from strokect.learn.data import SlabDataset, VolumeDataset
+from strokect.learn.finetune import Stage, freeze
 from strokect.learn.module import SegmentationModule
 from strokect.learn.splits import k_folds, parts_of_fold, split_patients
-from strokect.learn.train import Epoch, Machine, fit, last_checkpoint
+from strokect.learn.train import Epoch, Fitted, Machine, fit, last_checkpoint
 from strokect.model_cards import ModelCard
 from strokect.models import settings_text, write_model
+from strokect.network_input import CaseLoader
 from strokect.training_processes import others, rank, same_threads, told
 from strokect.training_settings import (
     TrainingSettings,
@@ -43,7 +45,9 @@ from strokect.training_settings import (
 #: What may differ between a training and its resumption.
 _FREE = {"data.folder", "training.patience", "training.workers"}
 MODEL_FOLDER, SETTINGS_FILE, SPLIT_FILE = "model", "settings.json", "split.tsv"
+STAGES = "stages"
 ONE = Machine()
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Patients:
     parts: Mapping[str, str]
 
     def of(self, part: str) -> list[Case]:
-        return [case for case in self.cases if self.parts[case.name] == part]
+        return [case for case in self.cases if self.parts.get(case.name) == part]
 
 
 def train(
@@ -77,11 +81,14 @@ def train(
     resume: bool = False,
     on_epoch: Epoch = lambda epoch, epochs, metrics: None,
     progress: Progress = no_progress,
+    say: Say = lambda line: None,
 ) -> Path:
     """Train a network; returns the folder of the finished model, ``out``/model.
 
-    ``out`` also gets settings.json, split.tsv, checkpoints/ and logs/. Scans are prepared when they
-    are first needed. With ``resume`` a finished training is left as it is.
+    ``out`` also gets settings.json, split.tsv, checkpoints/ and logs/, those of stages in
+    stages/<number>-<part>/; the model has the weights of the best epoch of all. Scans are prepared
+    when they are first needed. With ``resume`` a finished training is left as it is. say : is told
+    where the weights of the encoders come from, and which stage begins.
     Raises SettingsError, ScanError, GeometryError for data that cannot be used, OutputExistsError
     for a run that stands there (without ``resume``) or is of other settings or patients.
     """
@@ -99,7 +106,7 @@ def train(
             path.write_text(settings_text(settings), encoding="utf-8")
         with atomic_file(folders.out / SPLIT_FILE) as path:
             path.write_text(_split_table(patients), encoding="utf-8")
-    module, samples, volumes = _learning(settings, network, patients, folders.kept)
+    say(_start_of(network, settings))
     request = {
         "settings": settings.model_dump(mode="json"),
         "folders": [str(folders.out.absolute()), str(folders.kept.absolute())],
@@ -108,10 +115,9 @@ def train(
     }
     try:
         with others(machine, request):
-            best = fit(
-                module, samples, volumes, settings.training, folders.out,
-                machine=machine, resume=resume, on_epoch=on_epoch, progress=progress,
-            )  # fmt: skip
+            best = _fit_stages(
+                settings, network, patients, folders, machine, resume, on_epoch, progress, say
+            )
     except torch.OutOfMemoryError as error:
         raise StrokeCTError(
             "out of GPU memory", fix="Give a smaller slab.tile, slab.slices or training.batch_size"
@@ -126,6 +132,60 @@ def train(
         )
         write_model(model, settings, card, best)
     return model
+
+
+def _start_of(network: Any, settings: TrainingSettings) -> str:
+    """Load the weights that encoders start from, and say which they are."""
+    path = settings.network.encoder_weights
+    if path:
+        network.load_encoder_weights(Path(path))
+        return f"{settings.name}: encoders start from the weights in {Path(path).name}"
+    if network.encoder_layers():
+        return f"{settings.name}: encoders start from random weights (no network.encoder_weights)"
+    return f"{settings.name}: random weights to start from"
+
+
+def _fit_stages(
+    settings: TrainingSettings,
+    network: Any,
+    patients: Patients,
+    folders: TrainingFolders,
+    machine: Machine,
+    resume: bool,
+    on_epoch: Epoch,
+    progress: Progress,
+    say: Say,
+) -> Path:
+    """Train the stages in turn, each from the best weights of the last one, and return the best
+    checkpoint of all. A stage that is finished is not trained again."""
+    found = best = Fitted(Path(), -1.0)
+    stages = settings.finetune or (Stage(),)
+    for number, stage in enumerate(stages, 1):
+        out = folders.out
+        if settings.finetune:
+            out = out / STAGES / f"{number}-{stage.train}"
+            say(f"{settings.name}: stage {number} of {len(stages)}, training {stage.train}")
+        if number > 1:
+            network.load_state_dict(module_weights(found.checkpoint, "network."))
+        freeze(network, stage.train)
+        options = _with_given(settings.training, epochs=stage.epochs, patience=stage.patience)
+        options = replace(options, validate_every=min(options.validate_every, options.epochs))
+        optimizer = _with_given(settings.optimizer, lr=stage.lr)
+        optimizer = replace(optimizer, lr_min=min(optimizer.lr_min, optimizer.lr))
+        chosen = settings.model_copy(update={"training": options, "optimizer": optimizer})
+        module, samples, volumes = _learning(chosen, network, patients, folders.kept)
+        found = fit(
+            module, samples, volumes, options, out,
+            machine=machine, resume=resume, on_epoch=on_epoch, progress=progress,
+        )  # fmt: skip
+        if found.val_dice > best.val_dice:
+            best = found
+    return best.checkpoint
+
+
+def _with_given(options: Any, **changes: Any) -> Any:
+    """Options with those changes that are not None."""
+    return replace(options, **{k: v for k, v in changes.items() if v is not None})
 
 
 def is_trained(out: Path) -> bool:
@@ -225,9 +285,46 @@ def parts_of(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str
                 'Complete participants.tsv, or set data.split to "random"',
             )
         return {case.name: case.split for case in cases}
+    elif data.split == "listed":
+        return _listed_parts(cases, settings)
     else:
         by_patient = split_patients(groups, data.fractions, data.seed)
     return {case.name: by_patient[case.patient] for case in cases}
+
+
+def _listed_parts(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str]:
+    """Parts of the patients that the settings list; cases that are in no list are left out."""
+    data = settings.data
+    groups = {case.patient: case.group for case in cases}
+    tests = _named(data.test_patients, groups, settings)
+    learn = _named(data.train_patients, groups, settings) or set(groups)
+    rest = {p: g for p, g in groups.items() if p in learn - tests}
+    shares = data.fractions[:2]
+    if data.validation_patients is not None:
+        if data.validation_patients >= len(rest):
+            raise SettingsError(
+                f"{data.validation_patients} of {len(rest)} patients to validate",
+                "data.validation_patients",
+                "Give fewer",
+            )
+        shares = (len(rest) - data.validation_patients, data.validation_patients)
+    fractions = (shares[0] / sum(shares), shares[1] / sum(shares), 0.0)
+    parts = {**dict.fromkeys(tests, "test"), **split_patients(rest, fractions, data.seed)}
+    return {case.name: parts[case.patient] for case in cases if case.patient in parts}
+
+
+def _named(ids: Sequence[str], patients: Mapping[str, str], settings: TrainingSettings) -> set[str]:
+    """The patients that ids name, in full or by their end. Raises SettingsError for another id."""
+    found = set()
+    for name in ids:
+        matches = {p for p in patients if p == name} or {p for p in patients if p.endswith(name)}
+        if len(matches) != 1:
+            what = "no patient is" if not matches else f"{len(matches)} patients are"
+            raise SettingsError(
+                f"{what} called {name!r}", settings.data.folder, "Correct the lists in data"
+            )
+        found |= matches
+    return found
 
 
 def _check_patients(patients: Patients, settings: TrainingSettings) -> None:
@@ -263,7 +360,8 @@ def _check_folder(out: Path, settings: TrainingSettings, patients: Patients, res
     if not mine.exists():
         raise OutputExistsError("the folder is not empty", out, "Choose a new one")
     finished = is_trained(out)
-    if not finished and not last_checkpoint(out).exists():
+    began = last_checkpoint(out).exists() or any((out / STAGES).glob("*/checkpoints/last.*"))
+    if not finished and not began:
         return  # broken off in its first epoch: nothing to lose
     if not resume:
         what = "a finished training stands there" if finished else "a training stands there"
@@ -305,5 +403,7 @@ def _split_table(patients: Patients) -> str:
     out = io.StringIO()
     table = csv.writer(out, delimiter="\t", lineterminator="\n")
     table.writerow(("case", "patient", "group", "part"))
-    table.writerows((c.name, c.patient, c.group, patients.parts[c.name]) for c in patients.cases)
+    table.writerows(
+        (c.name, c.patient, c.group, patients.parts.get(c.name, "")) for c in patients.cases
+    )
     return out.getvalue()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    create_model,
+)
 from torch import nn
 
 from strokect import catalog
@@ -16,17 +24,33 @@ from strokect.core.errors import SettingsError
 from strokect.io.datasets import Layout
 from strokect.learn.augment import AugmentOptions
 from strokect.learn.data import Needs, SlabOptions
+from strokect.learn.finetune import Stage
 from strokect.learn.inputs import InputOptions
 from strokect.learn.losses import LossOptions
+from strokect.learn.map_inputs import MapInputOptions
 from strokect.learn.module import OptimizerOptions
 from strokect.learn.predict import Tiling
 from strokect.learn.train import TrainOptions
+from strokect.nets.blocks import Network
 from strokect.settings import in_one_line, read_object
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _EXAMPLE = '{"name": "mine", "network": {"name": "mjnet_4d"}}'
-#: Fields of a network's config that follow from the rest of the settings.
-_DERIVED = ("classes", "channels", "time_points")
+#: Kinds of input by their name in the settings.
+_INPUTS = {"ctp": InputOptions, "maps": MapInputOptions}
+
+
+class VirtualSettings(BaseModel):
+    """Virtual patients that are made where no data set is given.
+
+    patients : how many. seed : of the first. size : "small" or "full".
+    """
+
+    model_config = _STRICT
+
+    patients: Annotated[int, Field(ge=1)] = 120
+    seed: Annotated[int, Field(ge=0)] = 100
+    size: Literal["small", "full"] = "small"
 
 
 class DataSettings(BaseModel):
@@ -35,8 +59,12 @@ class DataSettings(BaseModel):
     folder : the data set, unless the command line gives one. layout : of ``catalog``.
     layout_options : fields of its class. classes : 4 background, brain, penumbra, core; 3 rest,
     penumbra, core; 2 rest, core. split : "given" takes the data set's own where it has one;
-    "random" shares out by ``fractions`` (train, val, test). folds, fold : cross-validation
-    instead; ``fold`` tests, the next one validates.
+    "random" shares out by ``fractions``; "listed" tests on ``test_patients``. fractions : of
+    train, val and test. folds : cross-validation in so many parts instead. fold : which of them
+    tests; the next one validates. seed : of the random choices. train_patients : of "listed", to
+    train and validate with; all others where empty. test_patients : of "listed", ids or their
+    ends. validation_patients : of "listed", how many validate; null for a share as in
+    ``fractions``. virtual : virtual patients that are made where no folder is given, or null.
     """
 
     model_config = _STRICT
@@ -45,27 +73,34 @@ class DataSettings(BaseModel):
     layout: str = "own"
     layout_options: dict[str, Any] = {}
     classes: Literal[2, 3, 4] = 4
-    split: Literal["given", "random"] = "given"
+    split: Literal["given", "random", "listed"] = "given"
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     folds: int | None = None
     fold: int = 0
     seed: Annotated[int, Field(ge=0)] = 0
+    train_patients: tuple[str, ...] = ()
+    test_patients: tuple[str, ...] = ()
+    validation_patients: Annotated[int, Field(ge=1)] | None = None
+    virtual: VirtualSettings | None = None
 
 
 class NetworkSettings(BaseModel):
-    """A network of ``catalog`` and the fields of its config that differ from their defaults.
+    """A network and where its weights start.
 
-    ``classes``, ``channels`` and ``time_points`` follow from ``data`` and ``input``.
+    name : of ``catalog``. config : fields of its config that differ from their defaults; those of
+    the data and the input (classes, channels, ...) follow from there. encoder_weights : file of
+    VGG-16 weights for the encoders; random ones where empty.
     """
 
     model_config = _STRICT
 
     name: str = "mjnet_4d"
     config: dict[str, Any] = {}
+    encoder_weights: str = ""
 
 
 class LossSettings(BaseModel):
-    """A loss of ``catalog`` and its options."""
+    """A loss. name : of ``catalog``. options : its choices."""
 
     model_config = _STRICT
 
@@ -73,16 +108,35 @@ class LossSettings(BaseModel):
     options: LossOptions = LossOptions()
 
 
+def _kind(given: Any) -> str:
+    """Which kind of input is given."""
+    kind = given.get("kind", "ctp") if isinstance(given, dict) else given.kind
+    return kind if kind in _INPUTS else "ctp"
+
+
+Input = Annotated[
+    Annotated[InputOptions, Tag("ctp")] | Annotated[MapInputOptions, Tag("maps")],
+    Discriminator(_kind),
+]
+
+
 class TrainingSettings(BaseModel):
-    """All of a training. tiling : of validation and use."""
+    """All of a training.
+
+    name : of the run and the model. data : the patients. input : what the network sees. network :
+    and its weights. loss : what is made small. finetune : stages of the training, none for one in
+    which everything is trained. slab : how samples are cut. augment : how they are varied.
+    optimizer : how it learns. training : how long. tiling : windows of validation and use.
+    """
 
     model_config = _STRICT
 
     name: str
     data: DataSettings = DataSettings()
-    input: InputOptions = InputOptions()
+    input: Input = InputOptions()
     network: NetworkSettings = NetworkSettings()
     loss: LossSettings = LossSettings()
+    finetune: tuple[Stage, ...] = ()
     slab: SlabOptions = SlabOptions()
     augment: AugmentOptions = AugmentOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
@@ -101,12 +155,23 @@ def parse_training_settings(content: dict[str, Any], path: Path) -> TrainingSett
         settings = TrainingSettings.model_validate_json(json.dumps(content))
         _check(settings)
     except ValidationError as error:
-        known = TrainingSettings(name="").model_dump(mode="json")
-        raise in_one_line(error, known, path) from error
+        kind = _kind(content.get("input", {}))
+        raise in_one_line(error, _known(content), path, tag=("input", kind)) from error
     except SettingsError as error:  # of an options class, which knows no path
         what = error.what if error.where is None else f"{error.where}: {error.what}"
         raise SettingsError(what, path, error.fix) from error
     return settings
+
+
+def _known(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings with every key that may stand where ``content`` has something."""
+    kind = _INPUTS[_kind(content.get("input", {}))]
+    known = TrainingSettings(name="", input=kind()).model_dump(mode="json")
+    known["data"]["virtual"] = VirtualSettings().model_dump()
+    stages = content.get("finetune")
+    count = len(stages) if isinstance(stages, list) else 0
+    known["finetune"] = {str(n): asdict(Stage()) for n in range(count)}
+    return known
 
 
 def _check(settings: TrainingSettings) -> None:
@@ -119,6 +184,15 @@ def _check(settings: TrainingSettings) -> None:
     build_layout(settings)
     build_loss(settings)
     _config(settings)
+    if isinstance(settings.input, MapInputOptions):
+        catalog.load("estimators", settings.input.estimator)
+        catalog.load("denoisers", settings.input.denoise)
+    if any(s.train != "all" for s in settings.finetune) and not _can_freeze(settings):
+        raise SettingsError(
+            f"{settings.network.name} has no encoders that can be frozen",
+            "finetune",
+            'Choose the network multi_input, or train "all"',
+        )
     shares = settings.slab.balance
     if len(shares) not in (0, settings.data.classes):
         raise SettingsError(
@@ -126,6 +200,11 @@ def _check(settings: TrainingSettings) -> None:
             "slab.balance",
             "Give one for each class, or none",
         )
+
+
+def _can_freeze(settings: TrainingSettings) -> bool:
+    kind = catalog.load("networks", settings.network.name)
+    return bool(kind.encoder_layers is not Network.encoder_layers)
 
 
 def build_network(settings: TrainingSettings) -> nn.Module:
@@ -167,19 +246,40 @@ def with_folder(settings: TrainingSettings, folder: Path | None) -> TrainingSett
 def _config(settings: TrainingSettings) -> Any:
     """The network's config. Raises SettingsError for an unknown or contradictory field."""
     kind = catalog.load("networks", settings.network.name).Config
-    derived = {
-        "classes": settings.data.classes,
-        "channels": len(settings.input.channels),
-        "time_points": settings.input.time_points,
-    }
+    derived = {"classes": settings.data.classes, **_from_input(settings.input)}
+    known = {field.name for field in fields(kind)}
+    if derived["clinical"] and "clinical" not in known:
+        raise SettingsError(
+            f"{settings.network.name} takes no clinical scores",
+            "input.scores",
+            "Leave them out, or choose multi_input",
+        )
+    derived = {name: value for name, value in derived.items() if name in known}
     given = settings.network.config
-    for name in _DERIVED:
-        if name in given and given[name] != derived[name]:
+    for name, value in derived.items():
+        if name in given and given[name] != value:
             raise SettingsError(
-                f"network.config.{name} is {given[name]}, data and input make it {derived[name]}",
+                f"network.config.{name} is {given[name]}, data and input make it {value}",
                 fix=f"Leave network.config.{name} out",
             )
     return _built(kind, "config", {**given, **derived}, "network.")
+
+
+def _from_input(options: InputOptions | MapInputOptions) -> dict[str, int]:
+    """Fields of a network's config that follow from its input."""
+    if isinstance(options, MapInputOptions):
+        return {
+            "channels": options.channels,
+            "time_points": 1,
+            "images": len(options.maps),
+            "clinical": 2 * len(options.scores),
+        }
+    return {
+        "channels": len(options.channels),
+        "time_points": options.time_points,
+        "images": 1,
+        "clinical": 0,
+    }
 
 
 def _built(kind: Any, key: str, given: dict[str, Any], room: str) -> Any:

@@ -108,7 +108,7 @@ def _validated(module, scans):
     with torch.no_grad():
         for n, (found, label, weight) in enumerate(scans):
             image = found.float()[None, None, None]  # (B, C, T, Z, Y, X)
-            module.validation_step(Batch(image, label[None], weight[None]), n)
+            module.validation_step(Batch(image, label[None], weight[None], torch.zeros(1, 0)), n)
         module.on_validation_epoch_end()
     return logged
 

@@ -216,7 +216,7 @@ def test_a_finished_training_that_is_resumed_stays_as_it_is(tmp_path):
             *_parts(STILL, options.epochs), options, folder, resume=True,
             on_epoch=lambda *a, said=said: said.append(a),
         )  # fmt: skip
-        assert found == best_checkpoint(folder)
+        assert found.checkpoint == best_checkpoint(folder)
         assert {p: p(folder).read_bytes() for p in before} == before
         assert _rows(folder) == rows and not said
 
@@ -242,7 +242,7 @@ def test_it_learns_and_keeps_the_best_epoch_and_says_so(tmp_path):
     said = []
     options = TrainOptions(epochs=6, batch_size=3)
     folder = tmp_path / "new" / "run"
-    best = fit(
+    fitted = fit(
         *_parts({"lr": 0.05, "schedule": "none"}, 6), options, folder,
         on_epoch=lambda *a: said.append(a),
     )  # fmt: skip
@@ -252,6 +252,8 @@ def test_it_learns_and_keeps_the_best_epoch_and_says_so(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     scores = [metrics["val_dice"] for *_, metrics in said]
     assert max(scores) > 0.3
+    assert fitted.val_dice == max(scores)
+    best = fitted.checkpoint
     checkpoint = SafeCheckpointIO().load_checkpoint(best)
     assert checkpoint["epoch"] == int(np.argmax(scores))
     assert set(module_weights(best, "network.")) == set(Tiny().state_dict())

@@ -10,6 +10,8 @@ from strokect import catalog
 from strokect.core.errors import GeometryError, SettingsError
 
 TIMES = 8
+#: Of a network on images: one grey image of one time, if a test does not ask for more.
+IMAGE = {"time_points": 1, "images": 1, "channels": 1, "dropout": 0.0}
 #: Config of each network at test size, and variants; a network that is not here has its defaults.
 SMALL = {
     "mjnet_2dt": {"width": 4, "depth": 3},
@@ -17,6 +19,10 @@ SMALL = {
     "mjnet_3dt": {"width": 4, "depth": 3},
     "mjnet_4d": {"width": 4, "depth": 3},
     "mjnet_4d strided": {"width": 4, "depth": 3, "stem_stride": 2},
+    "multi_input": {"width": 4, **IMAGE},
+    "multi_input clinical": {"width": 4, "clinical": 2, **IMAGE},
+    "multi_input concatenated": {"width": 4, "concatenate": True, **IMAGE},
+    "multi_input shared": {"width": 4, "shared": True, **IMAGE},
     "tcn": {"width": 4, "blocks": 2},
     "tcn strided": {"width": 4, "blocks": 2, "stem_stride": 2},
     "unet": {"width": 4, "depth": 3},
@@ -47,7 +53,15 @@ def entry(request):
 
 def build(entry, **options):
     kind, own = entry
+    if "images" in own and "channels" in options:  # one grey image a channel
+        options["images"] = options["channels"]
     return kind(kind.Config(**{"time_points": TIMES, **own, **options}))
+
+
+def run(network, x):
+    """Logits, with clinical values where the network takes them."""
+    values = getattr(network.config, "clinical", 0)
+    return network(x, torch.ones(len(x), values)) if values else network(x)
 
 
 def sample(network, batch=1, extra=2, size=32):
@@ -62,7 +76,7 @@ def sample(network, batch=1, extra=2, size=32):
 def test_one_logit_map_per_whole_neighbourhood(entry, classes, extra):
     network = build(entry, classes=classes, channels=2)
     with torch.no_grad():
-        logits = network(sample(network, batch=2, extra=extra))
+        logits = run(network, sample(network, batch=2, extra=extra))
     assert logits.shape == (2, classes, extra + 1, 32, 32)
     # Logits, not probabilities.
     assert logits.min() < 0
@@ -73,26 +87,27 @@ def test_takes_any_plane_of_its_multiple(entry):
     network = build(entry).eval()
     multiple = network.in_plane_multiple
     size = (multiple * (2 + 32 // multiple), multiple * (1 + 32 // multiple))
-    x = torch.randn(1, 1, TIMES, network.config.n_slices, *size)
+    x = torch.randn(1, 1, network.config.time_points, network.config.n_slices, *size)
     with torch.no_grad():
-        assert network(x).shape[-2:] == size
+        assert run(network, x).shape[-2:] == size
     if multiple > 1:
         with pytest.raises(GeometryError, match=rf"multiples of {multiple}, found \[33, "):
-            network(torch.randn(1, 1, TIMES, network.config.n_slices, 33, 32))
+            run(network, x.new_zeros(*x.shape[:-2], 33, 32))
 
 
 def test_wrong_input_is_one_clear_error(entry):
     network = build(entry)
     x = sample(network)
-    with pytest.raises(GeometryError, match="needs 8 time points, found 5"):
-        network(x[:, :, :5])
+    times = network.config.time_points
+    with pytest.raises(GeometryError, match=f"needs {times} time points, found {times + 1}"):
+        run(network, torch.cat((x, x[:, :, :1]), 2))
     with pytest.raises(GeometryError, match="needs 1 channels, found 2"):
-        network(x.expand(-1, 2, -1, -1, -1, -1))
+        run(network, x.expand(-1, 2, -1, -1, -1, -1))
     with pytest.raises(GeometryError, match="needs 6 axes"):
-        network(x[0])
+        run(network, x[0])
     too_few = network.config.n_slices - 1
     with pytest.raises(GeometryError, match=f"slices, found {too_few}"):
-        network(x[:, :, :, :too_few])
+        run(network, x[:, :, :, :too_few])
 
 
 def test_wrong_config_is_one_clear_error(entry):
@@ -112,7 +127,7 @@ def test_config_is_frozen_and_kept(entry):
 
 def test_every_parameter_learns(entry):
     network = build(entry)
-    network(sample(network, batch=2)).square().mean().backward()
+    run(network, sample(network, batch=2)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -122,18 +137,18 @@ def test_every_parameter_learns(entry):
 def test_every_channel_time_point_and_slice_counts(entry):
     network = build(entry, channels=2).eval()
     x = sample(network).requires_grad_()
-    network(x).square().sum().backward()
+    run(network, x).square().sum().backward()
     assert (x.grad.abs().amax((0, 4, 5)) > 0).all()
 
 
 def test_eval_is_deterministic_and_its_samples_independent(entry):
     network = build(entry, dropout=0.3)
-    network(sample(network, batch=2))  # batch statistics, where there are any
+    run(network, sample(network, batch=2))  # batch statistics, where there are any
     network.eval()
     x = sample(network, batch=2)
     with torch.no_grad():
-        first, again = network(x), network(x)
-        alone = torch.cat([network(x[:1]), network(x[1:])])
+        first, again = run(network, x), run(network, x)
+        alone = torch.cat([run(network, x[:1]), run(network, x[1:])])
     assert torch.equal(first, again)
     torch.testing.assert_close(alone, first, rtol=1e-4, atol=1e-5)
 
@@ -147,31 +162,35 @@ def test_dropout_alone_can_be_left_on(entry):
         layer.train()
     x = sample(network)
     with torch.no_grad():
-        assert not torch.equal(network(x), network(x))
+        assert not torch.equal(run(network, x), run(network, x))
 
 
 def test_order_of_time_points_matters(entry):
     network = build(entry)
-    network(sample(network, batch=2))
+    if network.config.time_points == 1:
+        pytest.skip("a network on images of one time")
+    run(network, sample(network, batch=2))
     network.eval()
     x = sample(network)
     with torch.no_grad():
-        change = (network(x.flip(2)) - network(x)).abs().mean()
-        assert change > 0.01 * network(x).std()
+        change = (run(network, x.flip(2)) - run(network, x)).abs().mean()
+        assert change > 0.01 * run(network, x).std()
 
 
 def test_runs_in_bfloat16(entry):
     network = build(entry)
     x = sample(network, batch=2)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = functional.cross_entropy(network(x), torch.zeros(2, 3, 32, 32, dtype=torch.long))
+        loss = functional.cross_entropy(
+            run(network, x), torch.zeros(2, 3, 32, 32, dtype=torch.long)
+        )
     loss.backward()
     assert loss.isfinite()
     assert all(p.dtype == torch.float32 and p.grad.isfinite().all() for p in network.parameters())
 
 
 def patterned(network):
-    """Classes told apart by when the bolus arrives, in noise."""
+    """Classes told apart by when the bolus arrives (one time: by how bright they are), in noise."""
     size = 32
     truth = torch.zeros(1, size, size, dtype=torch.long)
     truth[:, 6:26, 6:26] = 1
@@ -180,6 +199,8 @@ def patterned(network):
     times = torch.arange(TIMES).view(-1, 1, 1)
     height = torch.tensor([0.0, 3.0, 3.0, 1.5])[truth]
     curves = height * torch.exp(-0.5 * (times - 2.0 - 1.5 * truth).square())
+    if network.config.time_points == 1:
+        curves = truth.float()
     x = curves[:, None].expand(-1, network.config.n_slices, -1, -1)  # (T, Z, Y, X)
     return (x + 0.1 * torch.randn(x.shape))[None, None], truth
 
@@ -191,11 +212,11 @@ def test_learns_one_sample(entry):
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
     for _ in range(120):
         optimizer.zero_grad()
-        loss = functional.cross_entropy(network(x)[:, :, 0], truth, weight)
+        loss = functional.cross_entropy(run(network, x)[:, :, 0], truth, weight)
         loss.backward()
         optimizer.step()
         if loss < 0.1:
             break
-    right = network(x)[:, :, 0].argmax(1) == truth
+    right = run(network, x)[:, :, 0].argmax(1) == truth
     for label in range(4):
         assert right[truth == label].float().mean() > 0.8

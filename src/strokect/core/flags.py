@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     "NON_FINITE": "values that are no number were set to air",
     "BRAIN_MASK": "the brain mask has an unusual volume",
     "NO_REFERENCE": "little unaffected tissue: relative values are uncertain",
+    "NO_CLINICAL": "clinical scores that the network was trained with are not known",
     "NO_DICOM": "the results could not be written as DICOM",
 }
 

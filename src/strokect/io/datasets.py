@@ -6,14 +6,14 @@ layout.scan(case); labels = layout.labels(case, series.grid)``.
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from strokect.core.errors import ScanError
+from strokect.core.mapset import MapSet
 from strokect.core.types import CTSeries, Grid
 from strokect.io import nifti
 from strokect.io.cases import (
@@ -28,6 +28,9 @@ from strokect.io.cases import (
 from strokect.io.datasets_isles import Isles18Dataset, Isles24Dataset
 from strokect.io.datasets_slices import SliceDataset, SliceFolderOptions, write_slices
 from strokect.io.layouts import OwnLayout, Study, find_studies
+from strokect.io.nifti_maps import COMPUTE, read_maps
+from strokect.io.people import Person, read_people
+from strokect.io.slice_maps import write_map_slices
 
 __all__ = [
     "Case",
@@ -38,15 +41,14 @@ __all__ = [
     "SliceDataset",
     "SliceFolderOptions",
     "guess_layout",
+    "write_map_slices",
     "write_slices",
 ]
 
 #: What the description of a virtual data set says that made it.
 PHANTOM = "strokect phantom"
 DESCRIPTION_FILE = "dataset_description.json"
-_GROUPS = {name.lower(): name for name in ("LVO", "non-LVO", "WIS")}
-_SPLITS = ("train", "val", "test")
-_UNKNOWN = ("", "n/a")
+_BRAIN = Path("masks") / "brain.nii.gz"
 
 
 def is_virtual(root: Path) -> bool:
@@ -64,10 +66,14 @@ def is_virtual(root: Path) -> bool:
 class OwnDataset:
     """The own layout (``io.layouts``): NIfTI or DICOM scans; brain, penumbra and core masks.
 
-    Group and split come from ``participants.tsv`` (columns participant_id, group, split) where
-    there is one; a group that is none of ours counts as not known.
+    Group, split and clinical scores come from ``participants.tsv`` (columns participant_id, group,
+    split, nihss, age, sex) where there is one; a group that is none of ours counts as not known.
+
+    maps_folder : of ``derivatives``, where ``strokect cohort`` or ``strokect perfusion`` wrote the
+    maps.
     """
 
+    maps_folder: str = "perfusion"
     classes: tuple[int, ...] = (2, 3, 4)
 
     def cases(self, root: Path) -> list[Case]:
@@ -77,7 +83,7 @@ class OwnDataset:
         """
         if guess_layout(root) != "own":
             return checked([], root, "own")
-        people = _participants(root / "participants.tsv")
+        people = read_people(root / "participants.tsv")
         return checked([_case(study, people) for study in find_studies(root)], root, "own")
 
     def scan(self, case: Case) -> CTSeries:
@@ -87,6 +93,30 @@ class OwnDataset:
 
             return dicom.read_ctp_folder(case.scan)
         return nifti.read_ctp(case.scan)
+
+    def map_files(self, case: Case, names: Collection[str]) -> list[Path]:
+        """The maps that are there; see ``io.cases.Layout``."""
+        folder = self._results(case)
+        found = [*(folder / "maps" / f"{n}.nii.gz" for n in names), folder / _BRAIN]
+        return [path for path in found if path.exists()]
+
+    def maps(self, case: Case, names: Collection[str]) -> MapSet:
+        """The maps ``names`` of ``derivatives/<maps_folder>``; see ``io.cases.Layout``."""
+        folder = self._results(case)
+        top = folder.parent.parent if folder.parent.name == "studies" else folder.parent
+        fix = f"Run `strokect cohort {top.parent.parent} -o {top}`, or {COMPUTE}"
+        files = {n: folder / "maps" / f"{n}.nii.gz" for n in names}
+        return read_maps(files, f"files of {top.name}", lambda n: (files[n], fix), folder / _BRAIN)
+
+    def _results(self, case: Case) -> Path:
+        """The folder with the results of a case, whether it is there or not."""
+        patient = next(
+            (p for p in (case.scan, *case.scan.parents) if p.name == case.patient), case.scan
+        )
+        root = patient.parent.parent if patient.parent.name == "dicom" else patient.parent
+        top = root / "derivatives" / self.maps_folder
+        alone = top / case.name
+        return alone if (alone / "maps").is_dir() else top / "studies" / case.name
 
     def truth_files(self, case: Case) -> list[Path]:
         """The masks; see ``io.cases.Layout``."""
@@ -107,38 +137,11 @@ def _masks(folder: Path) -> dict[str, Path]:
     return {name: layout.truth_mask(name) for name in ("brain", "penumbra", "core")}
 
 
-def _case(study: Study, people: dict[str, tuple[str, str]]) -> Case:
+def _case(study: Study, people: dict[str, Person]) -> Case:
     truth = None if study.layout is None else study.layout.truth_folder
     if truth is not None and not truth.is_dir():
         truth = None
-    group, split = people.get(study.patient, ("", ""))
-    return Case(study.name, study.patient, study.source, truth, group, split)
-
-
-def _participants(path: Path) -> dict[str, tuple[str, str]]:
-    """(group, split) by participant; empty where there is no table.
-
-    Raises ScanError for a table without participants, a participant named twice, and a split
-    that is none of ours: leaving it out in silence could put a test patient into training.
-    """
-    if not path.exists():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScanError(f"unreadable table ({error})", path, "Correct or remove it") from error
-    found: dict[str, tuple[str, str]] = {}
-    for line, row in enumerate(rows, 2):
-        values = {k: (row.get(k) or "").strip() for k in ("participant_id", "group", "split")}
-        person, split = values["participant_id"], values["split"]
-        if not person:
-            raise ScanError(f"no participant_id in line {line}", path, "Correct or remove it")
-        if person in found:
-            raise ScanError(f"{person} stands there twice", path, "Remove one of its lines")
-        if split not in (*_SPLITS, *_UNKNOWN):
-            fix = f"Use one of {', '.join(_SPLITS)}, or n/a"
-            raise ScanError(f"split {split!r} in line {line}", path, fix)
-        group = _GROUPS.get(values["group"].lower(), "")
-        found[person] = (group, "" if split in _UNKNOWN else split)
-    return found
+    person = people.get(study.patient, Person())
+    return Case(
+        study.name, study.patient, study.source, truth, person.group, person.split, person.clinical
+    )  # fmt: skip

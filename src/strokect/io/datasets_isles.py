@@ -6,9 +6,10 @@ Facts are from the pages named in each class. Nothing of the data sets is in thi
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
 from strokect.core.errors import ScanError, SettingsError
+from strokect.core.mapset import MapSet
 from strokect.core.types import CTSeries, Grid
 from strokect.io import nifti
 from strokect.io.cases import (
@@ -27,21 +29,53 @@ from strokect.io.cases import (
     read_truth_mask,
     safe_name,
 )
+from strokect.io.nifti_maps import COMPUTE, known_within, read_maps
 
 #: Intervals of a header, s, that can be those of a CT perfusion scan.
 _PLAUSIBLE_S = (0.2, 6.0)
 _UNITS_S = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+#: How names of the maps of ISLES'18 tell them apart; there is no map of time to peak.
+_ISLES18_MAPS = {"cbf": ".CT_CBF.", "cbv": ".CT_CBV.", "mtt": ".CT_MTT.", "tmax": ".CT_Tmax."}
 _TIME_FIELDS = ("FrameTimesStart", "AcquisitionTimes")
 
 
 class _TimedScans:
-    """Scans whose times may be missing, with one file of truth each."""
+    """Scans whose times may be missing, with one file of truth each and maps of other software.
+
+    maps_source : who made the maps, for the record.
+    """
 
     default_interval_s: float
+    maps_source: ClassVar[str]
 
     def scan(self, case: Case) -> CTSeries:
         """The scan, HU. Raises ScanError, TimingError or GeometryError where it is unusable."""
         return read_timed(case.scan, self.default_interval_s)
+
+    def map_files(self, case: Case, names: Collection[str]) -> list[Path]:
+        """The maps that are there; see ``io.cases.Layout``."""
+        return [path for path in (self._map_file(case, n) for n in names) if path is not None]
+
+    def maps(self, case: Case, names: Collection[str]) -> MapSet:
+        """The maps ``names`` of the data set, in its own units; see ``io.cases.Layout``.
+
+        They are NaN where all that are asked for are 0: that is outside of what was mapped.
+        """
+        files = {name: self._map_file(case, name) for name in names}
+        fix = f"The data set has no such map: leave it out of input.maps, or {COMPUTE}"
+        found = read_maps(files, self.maps_source, lambda n: (self._map_place(case, n), fix))
+        mapped = [v for k, v in found.maps.items() if k != "mip"]
+        if not mapped:
+            return found
+        return known_within(found, np.any([(v != 0) & np.isfinite(v) for v in mapped], axis=0))
+
+    def _map_file(self, case: Case, name: str) -> Path | None:
+        """The file of a map, None where there is none."""
+        raise NotImplementedError
+
+    def _map_place(self, case: Case, name: str) -> Path:
+        """Where the file of a map would be looked for."""
+        raise NotImplementedError
 
     def truth_files(self, case: Case) -> list[Path]:
         """The truth; see ``io.cases.Layout``."""
@@ -63,6 +97,9 @@ class Isles18Dataset(_TimedScans):
     without ``patients.tsv`` (columns case and patient) in ``root`` every case counts as a patient
     of its own, and two slabs of one patient may fall on both sides of a split.
 
+    Maps are ``SMIR.Brain.XX.O.CT_CBF.345563`` and so on: CBF, CBV, MTT and Tmax, as the
+    challenge's software made them.
+
     default_interval_s : where neither header nor sidecar states a plausible interval. The
     challenge resampled its scans to 1 s (as other readers of them say; not found in [1]_).
 
@@ -72,6 +109,7 @@ class Isles18Dataset(_TimedScans):
 
     default_interval_s: float = 1.0
     classes: tuple[int, ...] = (2,)
+    maps_source = "files of ISLES'18, in their own units"
 
     def __post_init__(self) -> None:
         _check_interval(self.default_interval_s)
@@ -98,6 +136,15 @@ class Isles18Dataset(_TimedScans):
             raise no_truth(case)
         return labels_of(grid.shape, core=read_truth_mask(case.labels, grid))
 
+    def _map_file(self, case: Case, name: str) -> Path | None:
+        mark = _ISLES18_MAPS.get(name)
+        folder = _isles18_folder(case)
+        return None if mark is None or not folder.is_dir() else _smir_file(folder, mark)
+
+    def _map_place(self, case: Case, name: str) -> Path:
+        mark = _ISLES18_MAPS.get(name, f".CT_{name.upper()}.")
+        return _isles18_folder(case) / f"SMIR.Brain.XX.O{mark}nii"
+
 
 @dataclass(frozen=True)
 class Isles24Dataset(_TimedScans):
@@ -112,8 +159,10 @@ class Isles24Dataset(_TimedScans):
 
     The lesion is the **final infarct** in follow-up MR (2 to 9 days [3]_) after treatment, not
     the core at the time of the scan: tissue saved by treatment is not in it, tissue lost since
-    is. It counts as core here. It lies on the plain CT's grid, so the registered scan is taken
-    where there is one; the scan on its own grid does not fit it.
+    is. It counts as core here. Maps are ``ses-01/perfusion-maps/*_space-ncct_cbf.nii.gz`` of
+    ``derivatives``, also cbv, mtt and tmax, on the plain CT's grid. The lesion lies on that grid
+    too, so the registered scan is taken where there is one; the scan on its own grid does not fit
+    it.
 
     default_interval_s : where neither header nor sidecar states a plausible interval; assumed.
 
@@ -123,6 +172,7 @@ class Isles24Dataset(_TimedScans):
 
     default_interval_s: float = 1.0
     classes: tuple[int, ...] = (2,)
+    maps_source = "files of ISLES'24, in their own units"
 
     def __post_init__(self) -> None:
         _check_interval(self.default_interval_s)
@@ -158,6 +208,34 @@ class Isles24Dataset(_TimedScans):
             f"(derivatives/{case.patient}/ses-01/*_space-ncct_ctp.nii.gz)"
         )
         return labels_of(grid.shape, core=read_truth_mask(case.labels, grid, fix))
+
+    def _map_file(self, case: Case, name: str) -> Path | None:
+        folders = [case.scan.parent, _isles24_acute(case)]
+        places = [f / n for f in folders for n in ("perfusion-maps", "")]
+        names = (f"_space-ncct_{name}.nii.gz", f"_space-ncct_{name}.nii")
+        found = (
+            path for place in places if place.is_dir()
+            for path in sorted(place.iterdir())
+            if path.name.endswith(names) and not path.name.startswith(".")
+        )  # fmt: skip
+        return next(found, None)
+
+    def _map_place(self, case: Case, name: str) -> Path:
+        session = case.scan.parent.name
+        file = f"{case.patient}_{session}_space-ncct_{name}.nii.gz"
+        return _isles24_acute(case) / "perfusion-maps" / file
+
+
+def _isles18_folder(case: Case) -> Path:
+    """The folder of a case, whose scan may lie in a folder of its own."""
+    inner = case.scan.parent
+    return inner.parent if inner.name.startswith("SMIR.") else inner
+
+
+def _isles24_acute(case: Case) -> Path:
+    """The derived images of the session of a scan, whether the scan is one of them or not."""
+    session = case.scan.parent
+    return session.parents[2] / "derivatives" / session.parent.name / session.name
 
 
 def read_timed(path: Path, default_interval_s: float) -> CTSeries:

@@ -11,7 +11,7 @@ from the caller's generator, so that a sample can be made again exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,7 @@ class AugmentOptions:
     smooth_p, smooth_px : SD (low, high) of an in-plane Gaussian.
     noise_p, noise_sd : SD (low, high) of white Gaussian noise.
     offset_p, offset : within ±, the same for all voxels.
+    clinical_drop_p : each clinical score counts as not known, so that the network can do without.
     outside : voxels of exactly this value at all times and in all channels are not brain, and get
         no smoothing, noise or offset, as the network never sees them otherwise; None: all get them.
     Raises SettingsError where a probability or range is impossible.
@@ -71,6 +72,7 @@ class AugmentOptions:
     noise_sd: Pair = (0.0, 0.2)
     offset_p: float = 0.0
     offset: float = 0.1
+    clinical_drop_p: float = 0.0
     outside: float | None = 0.0
 
     def __post_init__(self) -> None:
@@ -101,7 +103,16 @@ def augment(sample: Sample, options: AugmentOptions, rng: np.random.Generator) -
         sample = _affine(sample, options, rng)
     image = _contrast(sample.image, options, rng)
     image = _time(image, options, rng)
-    return Sample(_scanner(image, options, rng), sample.label, sample.weight)
+    image = _scanner(image, options, rng)
+    return replace(sample, image=image, clinical=_clinical(sample.clinical, options, rng))
+
+
+def _clinical(values: Tensor, options: AugmentOptions, rng: np.random.Generator) -> Tensor:
+    """Scores (F,), pairs of a value and whether it is known, some of them forgotten."""
+    if not values.numel() or options.clinical_drop_p == 0:
+        return values
+    kept = torch.from_numpy(rng.random(len(values) // 2) >= options.clinical_drop_p)
+    return values * kept.repeat_interleave(2)
 
 
 def _turn(sample: Sample, options: AugmentOptions, rng: np.random.Generator) -> Sample:
@@ -120,10 +131,11 @@ def _turn(sample: Sample, options: AugmentOptions, rng: np.random.Generator) -> 
     for step in steps:
         planes = [_plain(step(part)) for part in planes]
     image, label, weight = planes
-    return Sample(
-        image.reshape(sample.image.shape),
-        label.reshape(sample.label.shape),
-        weight.reshape(sample.weight.shape),
+    return replace(
+        sample,
+        image=image.reshape(sample.image.shape),
+        label=label.reshape(sample.label.shape),
+        weight=weight.reshape(sample.weight.shape),
     )
 
 
@@ -144,8 +156,11 @@ def _affine(sample: Sample, options: AugmentOptions, rng: np.random.Generator) -
     # Classes are small integers, exact in float32.
     truth = torch.cat([sample.label.float(), sample.weight])  # (2 Z', Y, X)
     label, weight = _plain(move(truth, mode="nearest", padding_mode="zeros")).chunk(2)
-    return Sample(
-        _plain(image).reshape(sample.image.shape), label.round().to(sample.label.dtype), weight
+    return replace(
+        sample,
+        image=_plain(image).reshape(sample.image.shape),
+        label=label.round().to(sample.label.dtype),
+        weight=weight,
     )
 
 

@@ -129,6 +129,7 @@ class Batch(NamedTuple):
     image: torch.Tensor
     label: torch.Tensor
     weight: torch.Tensor
+    clinical: torch.Tensor
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -168,6 +169,7 @@ def draw(example: Example, needs: Needs, options: SlabOptions, rng: np.random.Ge
         torch.from_numpy(image.astype(np.float32)),
         torch.from_numpy(labels.astype(np.int64)),
         torch.from_numpy(weight.astype(np.float32)),
+        torch.from_numpy(example.clinical.astype(np.float32)),
     )
 
 

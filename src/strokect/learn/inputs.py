@@ -21,16 +21,19 @@ _MIDPOINTS = (np.arange(16) + 0.5) / 16 - 0.5
 class InputOptions:
     """What a network sees of a scan.
 
-    spacing_mm : voxel size (z, y, x) that scans are brought to, None leaves them. time_points,
-    interval_s : points in time and their distance. before_s : the first one lies this long before
-    contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu" as it is,
-    "enhancement" above the baseline, "baseline" the mean before contrast, at every time. zscore :
-    each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around the brain
-    that is kept; None keeps the slice. outside : value of what is not brain, None keeps it.
-    motion_correction : align the frames first.
+    kind : "ctp". spacing_mm : voxel size (z, y, x) that scans are brought to, None leaves them.
+    pixels : number of rows and columns that the longer side of a slice is brought to instead.
+    time_points, interval_s : points in time and their distance. before_s : the first one lies this
+    long before contrast reaches the brain. window_hu : attenuation is cut to it. channels : "hu"
+    as it is, "enhancement" above the baseline, "baseline" the mean before contrast, at every time.
+    zscore : each channel to mean 0 and SD 1 over brain and time. crop_mm : in-plane margin around
+    the brain that is kept; None keeps the slice. outside : value of what is not brain, None keeps
+    it. motion_correction : align the frames first.
     """
 
+    kind: Literal["ctp"] = "ctp"
     spacing_mm: tuple[float, float, float] | None = None
+    pixels: int | None = None
     time_points: int = 30
     interval_s: float = 1.5
     before_s: float = 6.0
@@ -54,16 +57,27 @@ class InputOptions:
             raise SettingsError(
                 f"an empty window of HU, {self.window_hu}", "input.window_hu", "Give low, high"
             )
-        if self.spacing_mm is not None and not min(self.spacing_mm) > 0:
-            raise SettingsError(
-                f"voxels of {self.spacing_mm} mm", "input.spacing_mm", "Give z, y, x above 0"
-            )
         if not self.channels:
             raise SettingsError("no channels", "input.channels", "Give at least one")
-        if self.crop_mm is not None and self.crop_mm < 0:
-            raise SettingsError(
-                f"a margin of {self.crop_mm:g} mm", "input.crop_mm", "Give 0 or more, or null"
-            )
+        check_size(self.spacing_mm, self.pixels, self.crop_mm)
+
+
+def check_size(
+    spacing_mm: tuple[float, float, float] | None, pixels: int | None, crop_mm: float | None
+) -> None:
+    """Raises SettingsError for sizes that cannot be, or two that contradict each other."""
+    if spacing_mm is not None and not min(spacing_mm) > 0:
+        raise SettingsError(
+            f"voxels of {spacing_mm} mm", "input.spacing_mm", "Give z, y, x above 0"
+        )
+    if pixels is not None and pixels < 1:
+        raise SettingsError(f"{pixels} pixels", "input.pixels", "Give 1 or more, or null")
+    if pixels is not None and spacing_mm is not None:
+        raise SettingsError("both spacing_mm and pixels", "input", "Give one of them")
+    if crop_mm is not None and not 0 <= crop_mm < np.inf:
+        raise SettingsError(
+            f"a margin of {crop_mm:g} mm", "input.crop_mm", "Give 0 or more, or null"
+        )
 
 
 def resampling_matrix(source_s: FloatArray, target_s: FloatArray) -> npt.NDArray[np.float32]:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from strokect.core.errors import SettingsError
+from strokect.learn.constraints import limit_norms, penalty
 from strokect.learn.data import Batch, Needs
-from strokect.learn.predict import Tiling, predict_volume
+from strokect.learn.predict import Tiling, predict_volume, seeing
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class OptimizerOptions:
     """lr, weight_decay, momentum : as in torch. schedule : "cosine" falls to ``lr_min`` over the
     whole training; "plateau" multiplies by ``factor`` each time ``patience`` validations in a row
     were no better, down to ``lr_min``. warmup : epochs of linear rise. clip : greatest norm of the
-    gradient, None for any."""
+    gradient, None for any. l1, l2 : penalty on the sum of sizes and of squares of trained weights.
+    max_norm : greatest norm of the weights of one output channel, None for any."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -33,6 +35,9 @@ class OptimizerOptions:
     factor: float = 0.1
     patience: int = 10
     clip: float | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         for good, name, fix in (
@@ -44,6 +49,9 @@ class OptimizerOptions:
             (0 < self.factor < 1, "factor", "a number between 0 and 1"),
             (self.patience >= 1, "patience", "1 or more"),
             (self.clip is None or self.clip > 0, "clip", "a number above 0, or null"),
+            (0 <= self.l1 < math.inf, "l1", "0 or more"),
+            (0 <= self.l2 < math.inf, "l2", "0 or more"),
+            (self.max_norm is None or self.max_norm > 0, "max_norm", "a number above 0, or null"),
         ):
             if not good:
                 raise SettingsError(
@@ -62,7 +70,8 @@ class Loss(Protocol):
 class SegmentationModule(pl.LightningModule):
     """A network, its loss and its optimiser.
 
-    network : (B, C, T, Z, Y, X) to logits (B, K, Z', Y, X). lesions : name and number of the
+    network : (B, C, T, Z, Y, X) and, where samples have them, clinical values (B, F) to logits
+    (B, K, Z', Y, X). lesions : name and number of the
     classes that choose the best model. epochs : of the whole training, for the schedule.
     Logs ``train_loss``, ``val_loss``, ``val_dice`` and ``val_dice_<name>``: 2 |A and B| / (|A| +
     |B|) over the voxels of all validation patients together, so that false lesions count.
@@ -103,10 +112,17 @@ class SegmentationModule(pl.LightningModule):
             group["lr"] = options.lr * scale * lowered
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = self.loss(self.network(batch.image), batch.label, batch.weight)
+        inputs = (batch.image, batch.clinical) if batch.clinical.numel() else (batch.image,)
+        loss = self.loss(self.network(*inputs), batch.label, batch.weight)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, prog_bar=True,
                  batch_size=len(batch.image))  # fmt: skip
-        return loss
+        options = self._optimizer
+        return torch.as_tensor(loss + penalty(self.network, options.l1, options.l2))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self._optimizer.max_norm is not None:
+            limit_norms(self.network, self._optimizer.max_norm)
 
     def on_validation_epoch_start(self) -> None:
         self._sums = self._nothing()
@@ -119,7 +135,8 @@ class SegmentationModule(pl.LightningModule):
         image, label, weight = batch.image[0], batch.label[0], batch.weight[0]
         if not weight.any():  # see ``train._Uncounted``
             return
-        chance = predict_volume(self.network, image, self._needs, self._tiling)
+        network = seeing(self.network, batch.clinical[0])
+        chance = predict_volume(network, image, self._needs, self._tiling)
         loss = self.loss(torch.log(chance[None] + 1e-7), label[None], weight[None])
         self._sums[-1] += torch.tensor([float(loss), 1.0], dtype=torch.float64)
         found = chance.argmax(dim=0)

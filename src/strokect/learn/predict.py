@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from monai.inferers import sliding_window_inference
-from torch import nn
+from torch import Tensor, nn
 
 from strokect.core.errors import SettingsError
 from strokect.core.types import Progress, no_progress
@@ -57,8 +57,19 @@ class UncertaintyOptions:
             raise SettingsError(f"{self.draws} draws", "uncertainty.draws", "Give 1 or more")
 
 
+Seeing = Callable[[Tensor], Tensor]
+NOTHING = torch.zeros(0)
+
+
+def seeing(network: nn.Module, clinical: Tensor) -> Seeing:
+    """The network with the clinical values (F,) of one scan filled in, as a function of images."""
+    if not clinical.numel():
+        return network
+    return lambda image: torch.as_tensor(network(image, clinical.expand(len(image), -1)))
+
+
 def predict_volume(
-    network: nn.Module, image: torch.Tensor, needs: Needs, tiling: Tiling
+    network: Seeing, image: torch.Tensor, needs: Needs, tiling: Tiling
 ) -> torch.Tensor:
     """Probabilities (K, Z, Y, X) of a scan (C, T, Z, Y, X).
 
@@ -78,7 +89,7 @@ def predict_volume(
 
 
 def _predict_slab(
-    network: nn.Module, image: torch.Tensor, needs: Needs, tiling: Tiling
+    network: Seeing, image: torch.Tensor, needs: Needs, tiling: Tiling
 ) -> torch.Tensor:
     """Probabilities (K, Z', Y, X) of a slab (C, T, Z, Y, X); windows by MONAI in the plane."""
     c, t, z, *plane = image.shape
@@ -120,12 +131,13 @@ def predict_with_uncertainty(
     tiling: Tiling,
     options: UncertaintyOptions,
     progress: Progress = no_progress,
+    clinical: Tensor = NOTHING,
 ) -> Prediction:
     """Probabilities of a scan (C, T, Z, Y, X), averaged over the draws.
 
-    count : of the probabilities (K, Z, Y, X) of a draw, e.g. voxels of each class. The network is
-    put in evaluation mode. Raises SettingsError for Monte-Carlo dropout of a network without
-    dropout.
+    count : of the probabilities (K, Z, Y, X) of a draw, e.g. voxels of each class. clinical :
+    (F,), empty where the network asks for nothing beside the image. The network is put in
+    evaluation mode. Raises SettingsError for Monte-Carlo dropout of a network without dropout.
     """
     network.eval()
     draws = list(_draws(options))
@@ -137,7 +149,7 @@ def predict_with_uncertainty(
             if options.method == "dropout":
                 torch.manual_seed(options.seed + n)
             seen = image.flip(flips) if flips else image
-            chance = predict_volume(network, seen, needs, tiling)
+            chance = predict_volume(seeing(network, clinical), seen, needs, tiling)
             chance = chance.flip(flips) if flips else chance
             counts.append(count(chance))
             # Welford's update: one draw at a time is held in memory.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,12 +16,14 @@ class Sample:
     image : (C, T, Z, Y, X) float32, normalised.
     label : (Z', Y, X) integer class of the centre slices, Z' = Z - (n_slices - 1).
     weight : (Z', Y, X) float32; a voxel of weight 0 is ignored by the losses.
+    clinical : (F,) float32, what is known beside the image; empty where the network asks nothing.
     Raises GeometryError where these shapes do not fit together.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     weight: torch.Tensor
+    clinical: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def __post_init__(self) -> None:
         image, label, weight = (tuple(x.shape) for x in (self.image, self.label, self.weight))

@@ -81,6 +81,14 @@ class Machine:
         return self.devices * self.nodes
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """checkpoint : of the best epoch. val_dice : its score."""
+
+    checkpoint: Path
+    val_dice: float
+
+
 def best_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "best.safetensors"
 
@@ -105,8 +113,8 @@ def fit(
     resume: bool = False,
     on_epoch: Epoch = lambda epoch, epochs, metrics: None,
     progress: Progress = no_progress,
-) -> Path:
-    """Train and return the checkpoint of the best epoch.
+) -> Fitted:
+    """Train and return the best epoch.
 
     folder : gets ``checkpoints/{best,last}.safetensors`` and ``logs/``, a table of the epochs and
     files for TensorBoard. With ``resume`` it goes on after the last whole epoch, to the same
@@ -128,14 +136,15 @@ def fit(
         )
     _check_norm(module, machine)
     with quiet(), plain_errors():
-        callbacks = [*_callbacks(options, folder, on_epoch), _Steps(progress)]
+        best = _Best(best_checkpoint(folder))
+        callbacks = [*_callbacks(options, folder, on_epoch, best), _Steps(progress)]
         trainer = _trainer(module, options, folder, machine, callbacks)
         data = _Loaders(train, val, options, machine)
         with process_group(), interruptible():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if not best_checkpoint(folder).exists():
         raise ScanError("the best checkpoint is gone", folder, "Train again in another folder")
-    return best_checkpoint(folder)
+    return Fitted(best_checkpoint(folder), best.score)
 
 
 def _trainer(
@@ -265,20 +274,20 @@ class _Best(Callback):
     """The weights of the epoch of the best ``val_dice``, the first of equals."""
 
     def __init__(self, path: Path):
-        self._path, self._best = path, -1.0
+        self._path, self.score = path, -1.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = float(trainer.callback_metrics["val_dice"])
-        if found > self._best:
-            self._best = found
+        if found > self.score:
+            self.score = found
             with uninterrupted():
                 trainer.save_checkpoint(self._path, weights_only=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best}
+        return {"best": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
+        self.score = state_dict["best"]
 
 
 class _Patience(EarlyStopping):
@@ -360,8 +369,8 @@ def _write_row(path: Path, epoch: int, values: dict[str, float]) -> None:
     partial.replace(path)
 
 
-def _callbacks(options: TrainOptions, folder: Path, on_epoch: Epoch) -> list[Callback]:
-    out: list[Callback] = [_Signals(), _Best(best_checkpoint(folder))]
+def _callbacks(options: TrainOptions, folder: Path, on_epoch: Epoch, best: _Best) -> list[Callback]:
+    out: list[Callback] = [_Signals(), best]
     if options.patience is not None:
         out.append(
             _Patience(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ class Network(nn.Module):
     def in_plane_multiple(self) -> int:
         """Y and X of the input are multiples of this."""
         return self.config.in_plane_multiple
+
+    def encoder_layers(self) -> list[list[nn.Module]]:
+        """For each encoder that can be frozen, its layers with weights from the image inwards."""
+        return []
+
+    def load_encoder_weights(self, path: Path) -> None:
+        """Put the weights of a file into the encoders. Raises SettingsError: this has none."""
+        raise SettingsError(
+            "the network has no encoder that takes weights from a file",
+            "network.encoder_weights",
+            "Leave it out, or choose multi_input",
+        )
 
     def check(self, x: Tensor) -> None:
         """Raises GeometryError where x is not an input (B, C, T, Z, Y, X) of this network."""

@@ -1,0 +1,47 @@
+"""Penalties and limits on the weights that are trained; biases and normalisation are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def penalty(network: nn.Module, l1: float, l2: float) -> Tensor | float:
+    """l1 x sum |w| + l2 x sum w^2 over the trained weights of all layers; 0.0 where both are 0.
+
+    As a Keras ``l1_l2`` regulariser on every kernel, but frozen layers, which nothing can change,
+    add nothing.
+    """
+    if l1 == 0 and l2 == 0:
+        return 0.0
+    total: Tensor | float = 0.0
+    for weight, _ in _trained(network):
+        total = total + l1 * weight.abs().sum() + l2 * weight.square().sum()
+    return total
+
+
+@torch.no_grad()
+def limit_norms(network: nn.Module, most: float) -> None:
+    """Scale the trained weights of each output channel to an Euclidean norm of at most ``most``.
+
+    The norm is over all that enters the channel [1]_: input channels and kernel. (The default axis
+    of the Keras constraint, 0, is one row of a convolution's kernel: another, weaker limit.)
+
+    .. [1] Srivastava N et al., J Mach Learn Res 2014;15:1929-1958.
+    """
+    for weight, axis in _trained(network):
+        others = [a for a in range(weight.ndim) if a != axis]
+        norm = weight.norm(dim=others, keepdim=True)
+        weight.mul_((most / norm.clamp(min=1e-12)).clamp(max=1.0))
+
+
+def _trained(network: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Weights of linear and convolution layers that are trained, and their axis of outputs."""
+    for layer in network.modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.requires_grad and weight.ndim >= 2:
+            yield weight, 1 if isinstance(layer, _TRANSPOSED) else 0
