@@ -220,7 +220,8 @@ def test_a_scan_is_seen_whole_in_time_and_cut_in_tiles():
     assert settings.input.kind == "ctp" and settings.input.time_points == 20
     assert settings.network.name == "mjnet_3dt" and settings.network.config["n_slices"] == 5
     assert settings.slab.tile == settings.tiling.tile == (16, 16)  # the source's default
-    assert settings.data.layout_options["options"]["images"] == "Parametric_Maps"
+    names = settings.data.layout_options["options"]
+    assert names["images"] == "Parametric_Maps" != names["maps"]  # ours call the maps so
     assert settings.data.classes == len(settings.slab.balance) == 3
     assert settings.finetune == ()
 
@@ -365,7 +366,7 @@ def test_keys_that_start_with_an_underscore_are_comments():
         ({"params": {"n_slices": 3}}, {}, "one slice"),
         ({"params": {"dropout": {"1": 1.5}}}, {}, "below 1"),
         ({"params": {"inflate_network": 1}}, {}, "2D to 3D"),
-        ({"params": {"trainable": 0, "gradual_finetuning_solution": {"type": "third"}}}, {}, "half"),
+        ({"params": {"trainable": 0, "gradual_finetuning_solution": {"type": "x"}}}, {}, "half"),
         ({"params": {"regularizer": "l7"}}, {}, "l1_l2"),
         ({"moreinfo": {"mip": 1}, "multiInput": {"mip": 1}}, {}, "twice"),
         ({"moreinfo": {"cbf": 0}}, {}, "no image"),

@@ -24,6 +24,14 @@ Cache = Annotated[
 ]
 Devices = Annotated[int, typer.Option(min=1, help="GPUs, or processes where there are none.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines; start the command on each.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
+]
+Vgg16Weights = Annotated[
+    Path | None,
+    typer.Option("--vgg16-weights", metavar="FILE", help="Where VGG-16 encoders start from."),
+]
 Uncertainty = Annotated[str, typer.Option(help="flip, dropout or none.")]
 
 
@@ -40,14 +48,17 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that stands there.")
     ] = False,
+    changes: Changes = None,
+    vgg16_weights: Vgg16Weights = None,
 ) -> None:
     """Train a network; a run that was broken off goes on with --resume."""
     from strokect.experiment import epoch_line
     from strokect.training import TrainingFolders, is_trained
     from strokect.training import train as run
-    from strokect.training_settings import load_training_settings, with_folder
+    from strokect.training_data import with_data
+    from strokect.training_settings import load_training_settings
 
-    settings = with_folder(load_training_settings(setting), data)
+    settings = load_training_settings(setting, _changes(changes, vgg16_weights))
     folder = Path("runs") / settings.name if out is None else out
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
@@ -57,9 +68,10 @@ def train(
     finished = is_trained(folder)
     try:
         with progress() as listener:
+            settings = with_data(settings, data, folder, typer.echo, listener)
             model = run(
                 settings, folders, _machine(devices, nodes), resume, on_epoch,
-                lambda done, total: listener("training", done, total),
+                lambda done, total: listener("training", done, total), typer.echo,
             )  # fmt: skip
     except Stopped as stopped:
         stopped.advice = "Go on with the same command and --resume"
@@ -77,24 +89,36 @@ def predict(
     ],
     source: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="4D NIfTI file, DICOM folder, or patient folder."),
+        typer.Argument(
+            metavar="INPUT",
+            help="4D NIfTI file, DICOM folder, patient folder, or result of `strokect perfusion`.",
+        ),
     ],
     out: OutFolder,
     uncertainty: Uncertainty = "flip",
     draws: Annotated[int, typer.Option(min=2, help="Networks drawn by dropout.")] = 8,
     interval: Interval = None,
     times: Times = None,
+    nihss: Annotated[
+        float | None, typer.Option(help="For networks that ask for it, 0 to 42.")
+    ] = None,
+    age: Annotated[float | None, typer.Option(help="Years; for networks that ask for it.")] = None,
+    sex: Annotated[str | None, typer.Option(help="F or M; for networks that ask for it.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """CT perfusion scan to core and penumbra by a trained network, with a report."""
+    from strokect.core.clinical import Clinical
     from strokect.io.outputs import to_json
     from strokect.models import load_model
     from strokect.prediction import PredictOptions, predict_study
 
     if interval is not None and times is not None:
         raise typer.BadParameter("give --interval or --times, not both")
-    options = PredictOptions(interval, times, _uncertainty(uncertainty, draws), overwrite=overwrite)
+    clinical = Clinical(nihss, age, sex)  # type: ignore[arg-type]
+    options = PredictOptions(
+        interval, times, _uncertainty(uncertainty, draws), clinical, overwrite=overwrite
+    )
     loaded = load_model(model)
     with progress() as listener:
         summary = predict_study(loaded, source, out, options, listener)
@@ -168,13 +192,30 @@ def experiment(
     nodes: Nodes = 1,
     rules: Annotated[bool, typer.Option(help="Also the rule-based result.")] = True,
     uncertainty: Uncertainty = "flip",
+    changes: Changes = None,
+    vgg16_weights: Vgg16Weights = None,
 ) -> None:
     """Train, test and compare several settings; run again to go on after an interrupt."""
-    from strokect.experiment import ExperimentOptions, run_experiment
+    from strokect.experiment import SETTINGS_TABLE, ExperimentOptions, run_experiment
 
-    options = ExperimentOptions(_machine(devices, nodes), rules, _uncertainty(uncertainty, 8))
+    options = ExperimentOptions(
+        _machine(devices, nodes), rules, _uncertainty(uncertainty, 8),
+        _changes(changes, vgg16_weights),
+    )  # fmt: skip
     run_experiment(settings, data, out, options, typer.echo, progress)
+    if (out / SETTINGS_TABLE).exists():
+        typer.echo((out / SETTINGS_TABLE).read_text(encoding="utf-8"))
     _show_comparison(out / "comparison")
+
+
+def _changes(given: list[str] | None, vgg16_weights: Path | None) -> tuple[str, ...]:
+    """Changes of settings that options ask for."""
+    from json import dumps
+
+    weights = (
+        [] if vgg16_weights is None else [f"network.encoder_weights={dumps(str(vgg16_weights))}"]
+    )
+    return (*(given or ()), *weights)
 
 
 def _show_comparison(out: Path) -> None:

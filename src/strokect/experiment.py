@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from strokect import pipeline, scoring
+from strokect import RESEARCH_USE_ONLY, pipeline, scoring
 from strokect.core.errors import SettingsError
-from strokect.core.types import CTSeries
+from strokect.evaluate.factors import SettingRow, factor_effects, layer_weights, pairs_of
+from strokect.evaluate.paired import Models
 from strokect.io import nifti
 from strokect.io.cases import Case, Layout
-from strokect.io.outputs import DONE_FILE, result_folder
+from strokect.io.outputs import DONE_FILE, result_folder, write_json, write_text, write_tsv
+from strokect.learn.map_inputs import MapInputOptions
 from strokect.learn.predict import UncertaintyOptions
 from strokect.learn.train import Machine
 from strokect.models import Model, load_model
+from strokect.network_input import Study, case_study
 from strokect.perfusion.prepare import Given
 from strokect.pipeline import Stages
 from strokect.prediction import FLIP, PredictOptions, predict_scan
+from strokect.report import settings_table
 from strokect.settings import load_settings
 from strokect.training import TrainingFolders, find_patients, is_trained, train
+from strokect.training_data import with_data
 from strokect.training_processes import same_threads
 from strokect.training_settings import TrainingSettings, load_training_settings, with_folder
 
 #: What stands beside the networks: maps, thresholds, no learning.
 RULES = "rules"
+#: The settings as rows of a table.
+SETTINGS_TABLE = "settings.md"
 ONE = Machine()
 Say = Callable[[str], None]
 Listener = Callable[[str, int, int], None]
@@ -40,15 +49,17 @@ def _silent() -> AbstractContextManager[Listener]:
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """rules : also the rule-based result. uncertainty : of the predictions."""
+    """rules : also the rule-based result. uncertainty : of the predictions. changes : of all
+    settings files, as of ``load_training_settings``."""
 
     machine: Machine = ONE
     rules: bool = True
     uncertainty: UncertaintyOptions = FLIP
+    changes: tuple[str, ...] = ()
 
 
 def run_experiment(
-    files: Sequence[Path],
+    files: Sequence[Path | TrainingSettings],
     data: Path | None,
     out: Path,
     options: ExperimentOptions = ExperimentOptions(),
@@ -57,14 +68,21 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Train each settings file, predict the test patients, and compare; run again to go on.
 
-    files : settings files, or folders of them. data : the data set, None for that of the settings.
-    ``out`` gets, for each, <name>/{model, predictions, evaluation}, ``rules`` alike, and
-    ``comparison``. All settings must share out the patients alike. Returns what ``scoring.compare``
-    does. What is finished stays; a broken training goes on after its last epoch.
+    files : settings files, folders of them, or settings. data : the data set, None for that of
+    the settings, or the virtual patients that they name. ``out`` gets, for each,
+    <name>/{model, predictions, evaluation}, ``rules`` alike, and ``comparison``; of settings that
+    look at maps also settings.md and settings.tsv, a row for each, and factors.json, what each
+    input and each way of fine-tuning adds. All settings must share out the patients alike.
+    Returns what ``scoring.compare`` does. What is finished stays; a broken training goes on after
+    its last epoch.
     """
-    chosen = [with_folder(load_training_settings(p), data) for p in settings_files(files)]
+    chosen = read_settings(files, options.changes)
     _check(chosen)
+    with progress() as listener:
+        root = with_data(chosen[0], data, out, say, listener).data.folder
+    chosen = [with_folder(s, Path(root) if root else None) for s in chosen]
     layout, tests = _tests(chosen[0])
+    began = time.monotonic()
     runs = []
     for settings in chosen:
         folder = out / settings.name
@@ -75,7 +93,8 @@ def run_experiment(
         with progress() as listener:
             for n, case in enumerate(todo):
                 listener(settings.name, n, len(todo))
-                _predict(model, layout, case, _place(folder, case), options.uncertainty)
+                study = partial(case_study, layout, case, settings.input, out / "cache")
+                _predict(model, study, case, _place(folder, case), options.uncertainty)
         runs.append(_evaluate(folder, settings, tests))
     if options.rules:
         folder = out / RULES
@@ -86,7 +105,52 @@ def run_experiment(
                 listener(RULES, n, len(todo))
                 _apply_rules(layout, case, _place(folder, case))
         runs.append(_evaluate(folder, chosen[0], tests))
-    return scoring.compare(runs, out / "comparison", overwrite=True)
+    say(f"trained, tested and evaluated in {(time.monotonic() - began) / 60:.0f} min")
+    content = scoring.compare(runs, out / "comparison", overwrite=True)
+    if any(isinstance(s.input, MapInputOptions) for s in chosen):
+        _write_settings_table(chosen, content, scoring.read_runs(runs), out)
+    return content
+
+
+def _write_settings_table(
+    chosen: Sequence[TrainingSettings], content: dict[str, Any], models: Models, out: Path
+) -> None:
+    """The settings as rows, and what each factor adds."""
+    rows = [_row(settings) for settings in chosen]
+    # Only settings that are alike in all that a row does not tell are compared factor by factor.
+    alike = [_row(s) for s in chosen if _untold(s) == _untold(chosen[0])]
+    effects = factor_effects(models, pairs_of(alike))
+    spread = settings_table.dice_deviations(models)
+    text = settings_table.settings_markdown(content, rows, spread)
+    write_text(out / SETTINGS_TABLE, text + "\n" + settings_table.factors_markdown(effects))
+    write_tsv(out / "settings.tsv", *settings_table.settings_tsv(content, rows, spread))
+    write_json(out / "factors.json", {"research_use_only": RESEARCH_USE_ONLY, "factors": effects})
+
+
+def _row(settings: TrainingSettings) -> SettingRow:
+    seen = settings.input
+    maps, scores = (seen.maps, seen.scores) if isinstance(seen, MapInputOptions) else ((), ())
+    weights = layer_weights([stage.train for stage in settings.finetune])
+    return SettingRow(settings.name, maps, scores, weights)
+
+
+def _untold(settings: TrainingSettings) -> dict[str, Any]:
+    """What a row of the table does not tell."""
+    told: Any = {"name": True, "finetune": True, "input": {"maps", "scores"}}
+    return settings.model_dump(mode="json", exclude=told)
+
+
+def read_settings(
+    given: Sequence[Path | TrainingSettings], changes: Sequence[str] = ()
+) -> list[TrainingSettings]:
+    """Settings of files, of the files in folders, and those that are settings already."""
+    out: list[TrainingSettings] = []
+    for each in given:
+        if isinstance(each, TrainingSettings):
+            out.append(each)
+        else:
+            out += [load_training_settings(path, changes) for path in settings_files([each])]
+    return out
 
 
 def settings_files(given: Sequence[Path]) -> list[Path]:
@@ -109,7 +173,7 @@ def _train(
     with bar() as listener:
         train(
             settings, TrainingFolders(folder, cache), machine, True, on_epoch,
-            lambda done, total: listener(settings.name, done, total),
+            lambda done, total: listener(settings.name, done, total), say,
         )  # fmt: skip
 
 
@@ -143,12 +207,14 @@ def _predicted(folder: Path, case: Case, model: Model, uncertainty: UncertaintyO
 
 
 def _predict(
-    model: Model, layout: Layout, case: Case, out: Path, uncertainty: UncertaintyOptions
+    model: Model,
+    study: Callable[[], Study],
+    case: Case,
+    out: Path,
+    uncertainty: UncertaintyOptions,
 ) -> None:
-    def read(progress: Callable[[int, int], None]) -> CTSeries:
-        return layout.scan(case)
-
-    predict_scan(model, read, out, PredictOptions(uncertainty=uncertainty, overwrite=True))
+    options = PredictOptions(uncertainty=uncertainty, clinical=case.clinical, overwrite=True)
+    predict_scan(model, lambda progress: study(), out, options)
 
 
 def _apply_rules(layout: Layout, case: Case, out: Path) -> None:

@@ -142,6 +142,11 @@ def compare(
     return content
 
 
+def read_runs(runs: Sequence[Path]) -> dict[str, list[Score]]:
+    """Scores of evaluations by the names that ``compare`` gives them; errors as there."""
+    return {name: _read_scores(folder) for name, folder in _named(runs)}
+
+
 def _named(runs: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Name and evaluation folder of each run, every name once."""
     if not runs:

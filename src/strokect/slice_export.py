@@ -6,6 +6,7 @@ was broken off goes on with the same command.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,15 @@ import numpy as np
 
 from strokect import __version__, catalog
 from strokect.core.classes import BACKGROUND, BRAIN
+from strokect.core.clinical import SCORES
 from strokect.core.colours import Bytes
-from strokect.core.errors import InputError, OutputExistsError, ScanError, SettingsError
+from strokect.core.errors import (
+    GeometryError,
+    InputError,
+    OutputExistsError,
+    ScanError,
+    SettingsError,
+)
 from strokect.core.mapset import MapSet
 from strokect.core.types import BoolArray, CTSeries
 from strokect.io.datasets import (
@@ -34,6 +42,7 @@ from strokect.io.nifti import read_json
 from strokect.io.outputs import check_writable, write_json, write_tsv
 from strokect.io.people import read_people
 from strokect.io.slice_images import write_truth_slices
+from strokect.io.stamp import stamp
 from strokect.learn.map_inputs import MapInputOptions
 from strokect.map_input import computed_maps
 from strokect.pipeline import Stages
@@ -45,7 +54,7 @@ MAPS = ("cbf", "cbv", "ttp", "tmax", "mtt", "mip")
 _PREFIXES = {"LVO": "01", "non-LVO": "02", "WIS": "03", "": "00"}
 _COLUMNS = (
     "participant_id", "nihss", "age", "sex", "group", "split", "source", "slice_mm", "pixel_mm",
-    "interval_s",
+    "interval_s", "stamp",
 )  # fmt: skip
 
 Listener = Callable[[str, int, int], None]
@@ -61,7 +70,7 @@ class ExportOptions:
     scans: bool = True
     maps: bool = True
     layout: str | None = None
-    computed: MapInputOptions = MapInputOptions()
+    computed: MapInputOptions = field(default_factory=MapInputOptions)
     slices: SliceFolderOptions = field(default_factory=lambda: SliceFolderOptions(bits=16))
 
     def __post_init__(self) -> None:
@@ -92,49 +101,63 @@ def export_slices(
     Patients are called 01_001 ... (LVO), 02_... (non-LVO), 03_... (WIS) and 00_... (not known),
     numbered in the order of the source; ``clinical.tsv`` says which is which, with clinical
     scores, split and sizes. Of a patient with several scans the first is written. A patient that
-    cannot be used fails alone.
+    cannot be used fails alone, and so does one that stands there, made from other files.
     Yields each patient as it is done. Raises ScanError for a source that is no data set,
-    OutputExistsError where ``out`` holds something else or another data set.
+    OutputExistsError where ``out`` holds something else.
     """
     name = options.layout or guess_layout(source) or "own"
     layout: Layout = catalog.load("layouts", name)()
     rows = _rows(_firsts(layout.cases(source)), out)
     check_writable(out)
     _describe(out, source)
-    _write_rows(out, [row for row, _ in rows])
+    job = _Job(layout, out, options, [row for row, _ in rows], progress)
+    write_tsv(out / TABLE, _COLUMNS, job.rows)
     for number, (row, case) in enumerate(rows):
         if case is None:  # of a part of the data set that is not there now
             continue
         progress("patients", number, len(rows))
-        yield _export(row, case, layout, out, options, lambda: [r for r, _ in rows], progress)
+        yield _export(row, case, job)
         progress("patients", number + 1, len(rows))
 
 
-def _export(
-    row: dict[str, str],
-    case: Case,
-    layout: Layout,
-    out: Path,
-    options: ExportOptions,
-    rows: Callable[[], list[dict[str, str]]],
-    progress: Listener,
-) -> Export:
-    name = row["participant_id"]
-    missing = _missing(name, case, out, options)
+@dataclass(frozen=True)
+class _Job:
+    """What all patients share. rows : of the table, which fill as scans are read."""
+
+    layout: Layout
+    out: Path
+    options: ExportOptions
+    rows: list[dict[str, str]]
+    progress: Listener
+
+
+def _export(row: dict[str, str], case: Case, job: _Job) -> Export:
+    name, out = row["participant_id"], job.out
+    parts, made_from = _parts(case, job), _stamp(case)
+    missing = {part for part, folder in parts.items() if not (out / folder / name).is_dir()}
+    if row["stamp"] != made_from and len(missing) < len(parts):
+        fix = "Choose another folder, or remove the folders of this patient there"
+        what = f"{case.name}: {name} was written from other files"
+        return Export(name, case.name, failure=OutputExistsError(what, out, fix))
+    row["stamp"] = made_from
     if not missing:
         return Export(name, case.name)
     try:
-        series, maps = _images(case, layout, missing, options.computed, progress)
+        series, maps = _images(case, missing, job)
         grid = series.grid if series is not None else maps.grid  # type: ignore[union-attr]
-        sizes = options.slices.of_grid(grid)
+        if maps is not None and not maps.grid.same_as(grid, tolerance_mm=0.1):
+            fix = "Write one of them: --no-scans or --no-maps"
+            raise GeometryError("maps on another grid than the scan", case.scan, fix)
+        sizes = job.options.slices.of_grid(grid)
         if series is not None:
             sizes = sizes.fitting(series)
             row["interval_s"] = f"{sizes.interval_s:.6g}"
         row["slice_mm"], row["pixel_mm"] = f"{sizes.slice_mm:.6g}", f"{sizes.pixel_mm:.6g}"
-        _write_rows(out, rows())  # before the images, which cannot be read rightly without it
+        # Before the images, which cannot be read rightly without it.
+        write_tsv(out / TABLE, _COLUMNS, job.rows)
         if "truth" in missing:
             brain = None if maps is None else maps.brain
-            labels = _with_brain(layout.labels(case, grid), brain)
+            labels = _with_brain(job.layout.labels(case, grid), brain)
             write_truth_slices(out, name, labels, grid, sizes)
         if "maps" in missing and maps is not None:
             write_map_slices(out, name, maps, None, sizes)
@@ -146,25 +169,29 @@ def _export(
     return Export(name, case.name, new=True)
 
 
-def _missing(name: str, case: Case, out: Path, options: ExportOptions) -> set[str]:
-    """The parts of a patient that are still to be written."""
-    folders = {"truth": options.slices.truth} if case.labels is not None else {}
-    folders |= {"scans": options.slices.images} if options.scans else {}
-    folders |= {"maps": options.slices.maps} if options.maps else {}
-    return {part for part, folder in folders.items() if not (out / folder / name).is_dir()}
+def _parts(case: Case, job: _Job) -> dict[str, str]:
+    """The parts of a patient that are wanted, with the names of their folders."""
+    options, names = job.options, job.options.slices
+    parts = {"truth": names.truth} if case.labels is not None else {}
+    parts |= {"scans": names.images} if options.scans else {}
+    return parts | ({"maps": names.maps} if options.maps else {})
 
 
-def _images(
-    case: Case, layout: Layout, missing: set[str], computed: MapInputOptions, progress: Listener
-) -> tuple[CTSeries | None, MapSet | None]:
+def _stamp(case: Case) -> str:
+    """Which files a patient is from: two virtual cohorts have patients of the same names."""
+    both = f"{stamp(case.scan)} {stamp(case.labels)}"
+    return hashlib.sha256(both.encode()).hexdigest()[:16]
+
+
+def _images(case: Case, missing: set[str], job: _Job) -> tuple[CTSeries | None, MapSet | None]:
     """The scan and the maps, as far as the missing parts need them; one of them at least."""
-    beside = _maps_beside(case, layout) if "maps" in missing else None
+    beside = _maps_beside(case, job.layout) if "maps" in missing else None
     if beside is not None and "scans" not in missing:
         return None, beside
-    series = layout.scan(case)
+    series = job.layout.scan(case)
     if "maps" not in missing or beside is not None:
         return series, beside
-    made = computed_maps(series, computed, Stages(progress))
+    made = computed_maps(series, job.options.computed, Stages(job.progress))
     return series, replace(made, maps={k: made.maps[k] for k in MAPS})
 
 
@@ -185,7 +212,10 @@ def _with_brain(labels: Bytes, brain: BoolArray | None) -> Bytes:
 
 def _firsts(cases: list[Case]) -> list[Case]:
     """The first case of each patient: the layout knows one scan of each."""
-    return list({case.patient: case for case in reversed(cases)}.values())[::-1]
+    found: dict[str, Case] = {}
+    for case in cases:
+        found.setdefault(case.patient, case)
+    return list(found.values())
 
 
 def _rows(cases: list[Case], out: Path) -> list[tuple[dict[str, str], Case | None]]:
@@ -200,10 +230,6 @@ def _rows(cases: list[Case], out: Path) -> list[tuple[dict[str, str], Case | Non
         )
     stands = {p.cells.get("source", ""): p.cells for p in read_people(path).values()}
     sources = {case.name: case for case in cases}
-    if stands and not stands.keys() & sources.keys():
-        raise OutputExistsError(
-            "the slice folders of another data set are there", path, "Choose another folder"
-        )
     rows: list[tuple[dict[str, str], Case | None]] = [
         ({c: cells.get(c, "n/a") for c in _COLUMNS}, sources.get(source))
         for source, cells in stands.items()
@@ -220,19 +246,11 @@ def _rows(cases: list[Case], out: Path) -> list[tuple[dict[str, str], Case | Non
 
 def _row(name: str, case: Case) -> dict[str, str]:
     known: dict[str, Any] = {
-        "participant_id": name,
-        "group": case.group or None,
-        "split": case.split or None,
-        "source": case.name,
-        **{n: getattr(case.clinical, n) for n in ("nihss", "age", "sex")},
-    }
-    text = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in known.items() if v}
-    zero = {k: "0" for k, v in known.items() if v == 0 and v is not None}
-    return {column: (text | zero).get(column, "n/a") for column in _COLUMNS}
-
-
-def _write_rows(out: Path, rows: list[dict[str, str]]) -> None:
-    write_tsv(out / TABLE, _COLUMNS, rows)
+        "participant_id": name, "group": case.group, "split": case.split, "source": case.name,
+        **{score: getattr(case.clinical, score) for score in SCORES},
+    }  # fmt: skip
+    cells = {k: f"{v:g}" if isinstance(v, float) else v for k, v in known.items()}
+    return {column: cells.get(column) or "n/a" for column in _COLUMNS}
 
 
 def _describe(out: Path, source: Path) -> None:

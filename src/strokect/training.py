@@ -32,6 +32,7 @@ from strokect.learn.train import Epoch, Fitted, Machine, fit, last_checkpoint
 from strokect.model_cards import ModelCard
 from strokect.models import settings_text, write_model
 from strokect.network_input import CaseLoader
+from strokect.training_data import COHORT
 from strokect.training_processes import others, rank, same_threads, told
 from strokect.training_settings import (
     TrainingSettings,
@@ -354,7 +355,7 @@ def _check_folder(out: Path, settings: TrainingSettings, patients: Patients, res
         raise OutputExistsError(
             "a file stands where the output folder should be", out, "Choose another name"
         )
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not {p.name for p in out.iterdir()} - {COHORT}:
         return
     mine = out / SETTINGS_FILE
     if not mine.exists():

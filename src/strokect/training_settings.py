@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -144,9 +145,33 @@ class TrainingSettings(BaseModel):
     tiling: Tiling = Tiling()
 
 
-def load_training_settings(path: Path) -> TrainingSettings:
-    """Settings from a JSON file. Raises SettingsError that names file, key and the nearest key."""
-    return parse_training_settings(read_object(path, _EXAMPLE), path)
+def load_training_settings(path: Path, changes: Sequence[str] = ()) -> TrainingSettings:
+    """Settings from a JSON file. Raises SettingsError that names file, key and the nearest key.
+
+    changes : "key.key=value", which go before the file; values are JSON, or words.
+    """
+    content = read_object(path, _EXAMPLE)
+    for change in changes:
+        _change(content, change)
+    return parse_training_settings(content, path)
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Put one "key.key=value" into the content of a file."""
+    key, equals, text = change.partition("=")
+    *rooms, last = key.strip().split(".")
+    if not equals or not all((*rooms, last)):
+        raise SettingsError(f"{change!r}", "--set", "Write KEY=VALUE, e.g. network.config.width=64")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text.strip()
+    place: Any = content
+    for room in rooms:
+        place = place.setdefault(room, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise SettingsError(f"{key.strip()!r} has no keys below it", "--set", "Correct the key")
+    place[last] = value
 
 
 def parse_training_settings(content: dict[str, Any], path: Path) -> TrainingSettings:

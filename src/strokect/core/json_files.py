@@ -66,7 +66,10 @@ def _hint(text: str, at: int) -> str:
         (after.startswith(("//", "/*", "#")), "JSON has no comments: remove this one"),
         (after[:1] == "'", 'Write texts in "double quotation marks"'),
         (after.startswith(("True", "False", "None")), "Write true, false and null"),
-        (before in ('"', "}", "]") and after[:1] in ('"', "{", "["), "A comma is missing here"),
+        (
+            after[:1] in ('"', "{", "[") and before not in ("", *"{[,:"),
+            "A comma is missing before it",
+        ),
     ):
         if found:
             return hint

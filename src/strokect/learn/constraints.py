@@ -35,7 +35,7 @@ def limit_norms(network: nn.Module, most: float) -> None:
     """
     for weight, axis in _trained(network):
         others = [a for a in range(weight.ndim) if a != axis]
-        norm = weight.norm(dim=others, keepdim=True)
+        norm = weight.square().sum(dim=others, keepdim=True).sqrt()
         weight.mul_((most / norm.clamp(min=1e-12)).clamp(max=1.0))
 
 

@@ -7,7 +7,6 @@ too, then all (Tomasetti L et al., see docs/learning.md), each from the best wei
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,14 +38,6 @@ class Stage:
                 raise SettingsError(f"{value}", f"finetune.{name}", "Give 1 or more, or null")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise SettingsError(f"{self.lr:g}", "finetune.lr", "Give a number above 0, or null")
-
-
-def weights_label(stages: Sequence[Stage]) -> str:
-    """What the stages are called in tables: "Frozen", "Unfrozen" or "Gradual"."""
-    parts = {stage.train for stage in stages} or {"all"}
-    if parts == {"decoder"}:
-        return "Frozen"
-    return "Unfrozen" if parts == {"all"} else "Gradual"
 
 
 def freeze(network: Any, part: Part) -> None:

@@ -129,9 +129,9 @@ def _walk(room: Mapping[str, Any], shown: str, known: str) -> Iterator[Note]:
         here, key = f"{shown}{name}", f"{known}{name}"
         if name.startswith("_"):  # how these files leave a key out without losing it
             yield Note(here, "dropped", "a key that starts with _ is left out")
-        elif _is_loss_block(name, known, room):
-            if not isinstance(value, Mapping):
-                raise SettingsError(f"{value!r}", here, "Give an object of the loss's options")
+        elif known == "models." and _is_loss_block(name, value):
+            if name != _loss_name(room):
+                yield Note(here, "dropped", "the options of another loss")
         elif key == "models":
             for n, model in enumerate(_list_of_objects(value)):
                 yield from _walk(model, f"models[{n}].", "models.")
@@ -156,10 +156,14 @@ def _inner(value: Any, here: str, key: str) -> Iterator[Note]:
         raise SettingsError(f"{value!r}", here, "Give an object")
 
 
-def _is_loss_block(name: str, known: str, room: Mapping[str, Any]) -> bool:
-    """Whether a key of a model is the block of options that is called as its loss."""
-    loss = room.get("loss")
-    return known == "models." and name == (loss.get("name") if isinstance(loss, dict) else loss)
+def _is_loss_block(name: str, value: Any) -> bool:
+    """Whether a key of a model is a block of options that is called as a loss."""
+    return isinstance(value, Mapping) and name.endswith(("_loss", "entropy"))
+
+
+def _loss_name(model: Mapping[str, Any]) -> Any:
+    loss = model.get("loss")
+    return loss.get("name") if isinstance(loss, Mapping) else loss
 
 
 def _list_of_objects(value: Any) -> list[Mapping[str, Any]]:
@@ -171,9 +175,9 @@ def _list_of_objects(value: Any) -> list[Mapping[str, Any]]:
 def _unknown(name: str, here: str, known: str) -> SettingsError:
     beside = sorted({k.removeprefix(known).split(".")[0] for k in _names() if k.startswith(known)})
     near = difflib.get_close_matches(name, beside, 1, cutoff=0.5)
-    # A key may have slipped into another room.
+    # A key may have slipped into another object.
     other = [k for k in sorted(_names()) if k.split(".")[-1] == name]
-    if other and not near:
+    if other:
         return SettingsError(
             f"unknown key {here!r}", fix=f"{name!r} belongs into {other[0].rpartition('.')[0]!r}"
         )

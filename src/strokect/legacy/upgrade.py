@@ -18,6 +18,8 @@ from strokect.legacy.values import Room
 #: Share of all patients that tests where the file names none.
 _TEST_SHARE = 0.2
 _GROUP = re.compile(r"ALL_(\w+)")
+#: How the layout of slice folders calls its folders, unless options say otherwise.
+_FOLDERS = {"images": "CTP", "maps": "Parametric_Maps", "truth": "GT"}
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,12 @@ def _folders(top: Room, kind: str) -> tuple[str, dict[str, str]]:
         what = "one folder is absolute, the other is not"
         raise paths.error("labeled_images", "Give both alike, or root_path", what) from error
     names = {key: str(PurePosixPath(os.path.relpath(p, folder or "."))) for key, p in where.items()}
+    # The layout wants a name for each; one that is not there may not be called as one that is.
+    names |= {
+        key: f"no_{key}"
+        for key, usual in _FOLDERS.items()
+        if key not in names and usual in names.values()
+    }
     top.moved("root_path", f"data.folder: {folder}")
     paths.moved("patients", f"data.folder and data.layout_options.options.{kind}")
     paths.moved("labeled_images", "data.folder and data.layout_options.options.truth")

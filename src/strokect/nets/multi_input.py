@@ -147,6 +147,12 @@ class ClinicalPlane(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(config.hidden, PLANE * PLANE),
         )
+        # One plane among hundreds of channels: with weights as small as torch makes them, scores
+        # would hardly count, and learning from them would start late.
+        for layer in self.dense:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, clinical: Tensor) -> Tensor:
         return self.dense(clinical).unflatten(1, (1, PLANE, PLANE))
