@@ -20,7 +20,9 @@ FLOORS = {
         ("report", "ctp_input", "map_input", "models", "settings_explained", "training_processes"),
         5,
     ),
-    **dict.fromkeys(("study", "network_input", "scoring_inputs", "slice_export", "training_data"), 6),
+    **dict.fromkeys(
+        ("study", "network_input", "scoring_inputs", "slice_export", "training_data"), 6
+    ),
     **dict.fromkeys(("training", "prediction", "cohort_tasks", "scoring"), 7),
     **dict.fromkeys(("cohort_tables", "cohort_workers", "experiment"), 8),
     **dict.fromkeys(("cohort", "cli_options", "cli_progress"), 9),

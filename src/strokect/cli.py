@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strokect import RESEARCH_USE_ONLY, __version__, cli_learn
+from strokect import RESEARCH_USE_ONLY, __version__, cli_learn, cli_settings, cli_slices
 from strokect.cli_options import Interval, Json, OutFolder, Overwrite, Times
 from strokect.cli_progress import Stopped, progress
 
@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_learn.app)
+app.add_typer(cli_settings.app)
+app.command()(cli_slices.slices)
 
 
 def _version(wanted: bool) -> None:

@@ -58,7 +58,7 @@ def train(
     from strokect.training_data import with_data
     from strokect.training_settings import load_training_settings
 
-    settings = load_training_settings(setting, _changes(changes, vgg16_weights))
+    settings = load_training_settings(setting, _changes(changes, vgg16_weights), typer.echo)
     folder = Path("runs") / settings.name if out is None else out
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:

@@ -76,7 +76,7 @@ def run_experiment(
     Returns what ``scoring.compare`` does. What is finished stays; a broken training goes on after
     its last epoch.
     """
-    chosen = read_settings(files, options.changes)
+    chosen = read_settings(files, options.changes, say)
     _check(chosen)
     with progress() as listener:
         root = with_data(chosen[0], data, out, say, listener).data.folder
@@ -141,7 +141,9 @@ def _untold(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def read_settings(
-    given: Sequence[Path | TrainingSettings], changes: Sequence[str] = ()
+    given: Sequence[Path | TrainingSettings],
+    changes: Sequence[str] = (),
+    say: Say = lambda line: None,
 ) -> list[TrainingSettings]:
     """Settings of files, of the files in folders, and those that are settings already."""
     out: list[TrainingSettings] = []
@@ -149,7 +151,7 @@ def read_settings(
         if isinstance(each, TrainingSettings):
             out.append(each)
         else:
-            out += [load_training_settings(path, changes) for path in settings_files([each])]
+            out += [load_training_settings(path, changes, say) for path in settings_files([each])]
     return out
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from strokect import catalog
 from strokect.core.errors import SettingsError
+from strokect.core.json_files import read_json_object
 from strokect.perfusion.bayes import BayesOptions
 from strokect.perfusion.convolution import BloodConstants
 from strokect.perfusion.deconvolution import DeconvolutionOptions
@@ -85,7 +86,7 @@ def load_settings(path: Path | None, **overrides: Any) -> PerfusionSettings:
 
     Raises SettingsError that names the file, the key and what is wrong with it.
     """
-    content = {} if path is None else read_object(path, '{"estimator": "bsvd"}')
+    content = {} if path is None else read_json_object(path, '{"estimator": "bsvd"}')
     given = {k: v for k, v in overrides.items() if v is not None}
     # A file that gives part of a block keeps our defaults for the rest of it.
     for key, ours in PerfusionSettings().model_dump(mode="json").items():
@@ -113,23 +114,6 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _numbers(f"{key}[{n}]", inner)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield key, value
-
-
-def read_object(path: Path, example: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises SettingsError that shows ``example``."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read the settings ({error.strerror})", path, "Check the path"
-        ) from error
-    except ValueError as error:
-        raise SettingsError(
-            f"the settings are not JSON ({error})", path, f"Write e.g. {example}"
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingsError("no JSON object", path, f"Write e.g. {example}")
-    return content
 
 
 def in_one_line(

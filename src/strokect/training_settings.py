@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +20,9 @@ from pydantic import (
 )
 from torch import nn
 
-from strokect import catalog
+from strokect import catalog, legacy
 from strokect.core.errors import SettingsError
+from strokect.core.json_files import read_json_object
 from strokect.io.datasets import Layout
 from strokect.learn.augment import AugmentOptions
 from strokect.learn.data import Needs, SlabOptions
@@ -33,7 +34,7 @@ from strokect.learn.module import OptimizerOptions
 from strokect.learn.predict import Tiling
 from strokect.learn.train import TrainOptions
 from strokect.nets.blocks import Network
-from strokect.settings import in_one_line, read_object
+from strokect.settings import in_one_line
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _EXAMPLE = '{"name": "mine", "network": {"name": "mjnet_4d"}}'
@@ -145,12 +146,28 @@ class TrainingSettings(BaseModel):
     tiling: Tiling = Tiling()
 
 
-def load_training_settings(path: Path, changes: Sequence[str] = ()) -> TrainingSettings:
+def load_training_settings(
+    path: Path, changes: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
+) -> TrainingSettings:
     """Settings from a JSON file. Raises SettingsError that names file, key and the nearest key.
 
-    changes : "key.key=value", which go before the file; values are JSON, or words.
+    changes : "key.key=value", which go before the file; values are JSON, or words. say : is told
+    what became of the keys of a file of the source's systems, which is upgraded.
     """
-    content = read_object(path, _EXAMPLE)
+    content = read_json_object(path, _EXAMPLE)
+    if legacy.is_legacy(content):
+        done = legacy.upgrade(content, options=legacy.LegacyOptions(path.stem))
+        if len(done.settings) != 1:
+            raise SettingsError(
+                f"{len(done.settings)} models in one file",
+                path,
+                "Run `strokect settings upgrade` and give the new files",
+            )
+        say(f"{path.name}: an older setting file; of its {len(done.notes)} keys not used:")
+        for note in done.notes:
+            if note.action == "dropped":
+                say(f"  {note.key}: {note.text}")
+        (content,) = done.settings
     for change in changes:
         _change(content, change)
     return parse_training_settings(content, path)

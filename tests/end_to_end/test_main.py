@@ -125,7 +125,6 @@ EIGHT = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EIGHT)
 def test_older_files_train_an_epoch_and_round_trip(name, slices, tmp_path, run):
     old = tmp_path / f"{name}.json"
