@@ -30,7 +30,12 @@ from strokect.settings import load_settings
 from strokect.training import TrainingFolders, find_patients, is_trained, train
 from strokect.training_data import with_data
 from strokect.training_processes import same_threads
-from strokect.training_settings import TrainingSettings, load_training_settings, with_folder
+from strokect.training_settings import (
+    TrainingSettings,
+    build_layout,
+    load_training_settings,
+    with_folder,
+)
 
 #: What stands beside the networks: maps, thresholds, no learning.
 RULES = "rules"
@@ -237,6 +242,7 @@ def _evaluate(folder: Path, settings: TrainingSettings, tests: Sequence[Case]) -
         overwrite=True,
         only=[case.name for case in tests],
         classes=settings.data.classes,
+        layout=(settings.data.layout, build_layout(settings)),
     )
     return folder / "evaluation"
 

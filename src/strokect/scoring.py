@@ -13,6 +13,7 @@ from strokect.core.types import Progress, no_progress
 from strokect.evaluate import paired, tables
 from strokect.evaluate.tables import Score, ScoreOptions, score_masks
 from strokect.io import nifti
+from strokect.io.cases import Layout
 from strokect.io.outputs import (
     DONE_FILE,
     check_output_folder,
@@ -39,6 +40,7 @@ def evaluate(
     *,
     classes: int | None = None,
     only: Collection[str] | None = None,
+    layout: tuple[str, Layout] | None = None,
     options: ScoreOptions = ScoreOptions(),
 ) -> dict[str, Any]:
     """Score predictions against the truth; ``out`` appears when it is whole.
@@ -49,8 +51,9 @@ def evaluate(
     truth : a data set of any layout of ``catalog``, for study folders; or a NIfTI file, for one
     study. split, only : scored are the patients of this split of participants.tsv, the studies
     of these names. classes : 2, 3 or 4: of label files (``scoring_inputs.LABELS``), where their
-    values do not tell; with 2 the core alone is scored. progress : called with studies done and in
-    all. Writes patients.tsv, summary.json (SCHEMA), table.md; returns the content of the summary.
+    values do not tell; with 2 the core alone is scored. layout : of the data set, see
+    ``scoring_inputs.Choice``. progress : called with studies done and in all. Writes
+    patients.tsv, summary.json (SCHEMA), table.md; returns the content of the summary.
 
     Raises ScanError for a study without a prediction, a prediction without a truth, and a missing
     mask; GeometryError for grids that differ; SettingsError for an unknown split or classes;
@@ -58,7 +61,7 @@ def evaluate(
     """
     _check_apart(out, (pred, truth))
     check_output_folder(out, overwrite)
-    found = plan(pred, truth, Choice(split, only, classes))
+    found = plan(pred, truth, Choice(split, only, classes, layout))
     scores: list[Score] = []
     progress(0, len(found.tasks))
     for done, task in enumerate(found.tasks, 1):

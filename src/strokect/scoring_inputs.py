@@ -57,12 +57,14 @@ class Choice:
 
     split : of participants.tsv; None for all. only : names of studies; None for all. classes : 2,
     3 or 4; with 2 the core alone is scored. None for all that there are.
+    layout : its name in ``catalog`` and the layout with its options; None to find it by names.
     Raises SettingsError for another number of classes.
     """
 
     split: str | None = None
     only: Collection[str] | None = None
     classes: int | None = None
+    layout: tuple[str, Layout] | None = None
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes not in LABELS:
@@ -100,7 +102,7 @@ def plan(pred: Path, truth: Path, choice: Choice = Choice()) -> Plan:
 def _plan_data_set(pred: Path, truth: Path, choice: Choice) -> Plan:
     one = _is_prediction(pred)
     found = {pred.absolute().name: pred} if one else find_predictions(pred)
-    name, layout, known = _truth_of(truth)
+    name, layout, known = _truth_of(truth, choice.layout)
     chosen = _chosen(known, choice, truth)
     if stray := sorted(set(found) - set(known)):
         raise ScanError(
@@ -131,21 +133,27 @@ def _plan_data_set(pred: Path, truth: Path, choice: Choice) -> Plan:
     )  # fmt: skip
 
 
-def _truth_of(root: Path) -> tuple[str, Layout, dict[str, DataCase]]:
+def _truth_of(
+    root: Path, given: tuple[str, Layout] | None
+) -> tuple[str, Layout, dict[str, DataCase]]:
     """Name of the layout of a data set, the layout, and its cases with a truth by name."""
-    name = guess_layout(root)
-    if name is None:
-        raise ScanError(
-            "no data set in the folder", root,
-            "Give a folder as `strokect phantom` writes it, with scans and derivatives/truth",
-        )  # fmt: skip
-    layout: Layout = catalog.load("layouts", name)()
+    name, layout = given or _guessed(root)
     known = {c.name: c for c in layout.cases(root) if c.labels is not None}
     if name == "own":
         known = {n: c for n, c in known.items() if any(_own_mask(c, r).exists() for r in _LESIONS)}
     if not known:
         raise ScanError("no truth in the data set", root, "Add its masks (derivatives/truth)")
     return name, layout, known
+
+
+def _guessed(root: Path) -> tuple[str, Layout]:
+    name = guess_layout(root)
+    if name is None:
+        raise ScanError(
+            "no data set in the folder", root,
+            "Give a folder as `strokect phantom` writes it, with scans and derivatives/truth",
+        )  # fmt: skip
+    return name, catalog.load("layouts", name)()
 
 
 def _chosen(known: dict[str, DataCase], choice: Choice, root: Path) -> list[DataCase]:

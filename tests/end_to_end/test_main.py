@@ -143,7 +143,6 @@ def test_older_files_train_an_epoch_and_round_trip(name, slices, tmp_path, run):
     assert again.data.classes == 3 and again.input.pixels == 32
 
 
-@pytest.mark.xfail(strict=True, reason="scoring.evaluate knows no options of the layout")
 def test_folders_of_other_names(tmp_path, run):
     names = {"maps": "FINAL_PM", "truth": "GT_TIFF"}
     _make_slices(tmp_path / "data", **names)
@@ -197,7 +196,7 @@ class TestOptions:
         assert settings.slab.tile == settings.tiling.tile == (48, 48)
         assert settings.input.pixels == 96 and settings.input.spacing_mm is None
         assert settings.loss.options.class_weights == (1, 2, 3)
-        assert settings.network.config["width"] == 8  # only debug mode changes it
+        assert settings.network.config["width"] == 16  # only debug mode changes it
         assert options.machine.devices == 1 and not options.rules
 
     def test_whole_slices_where_the_tile_is_the_slice(self, run, asked):

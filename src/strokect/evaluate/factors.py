@@ -14,7 +14,7 @@ from strokect.core.errors import SettingsError
 from strokect.core.quantities import QUANTITIES
 from strokect.core.types import FloatArray
 from strokect.evaluate.agreement import Estimate, bootstrap_ci
-from strokect.evaluate.paired import Models, common, holm, wilcoxon_p
+from strokect.evaluate.paired import Models, common, holm, p_json, wilcoxon_p
 from strokect.evaluate.tables import (
     ALL,
     Score,
@@ -22,6 +22,7 @@ from strokect.evaluate.tables import (
     classes_of,
     estimate_json,
     groups_of,
+    lesion_classes,
 )
 
 #: How the encoders' layers are trained. Every other way is asked against the first.
@@ -119,7 +120,7 @@ def factor_effects(
         return []
     shared = common({name: models[name] for name in named})
     everyone = [s for scores in shared.values() for s in scores]
-    regions = [r for r in classes_of(everyone) if r != "hypoperfusion"] or classes_of(everyone)
+    regions = lesion_classes(classes_of(everyone))
     with_lesion = [s for s in everyone if s.affected]
     out, values = [], []
     for factor, chosen in pairs.items():
@@ -132,10 +133,10 @@ def factor_effects(
                     "factor": factor, "class": region, "group": group, "pairs": len(chosen),
                     "difference": estimate_json(estimate),
                     "better": int((found > 0).sum()), "worse": int((found < 0).sum()),
-                    "p": _p(values[-1]), "effect": _effect(estimate),
+                    "p": p_json(values[-1]), "effect": _effect(estimate),
                 })  # fmt: skip
     for effect, corrected in zip(out, holm(values), strict=True):
-        effect["p_holm"] = _p(corrected)
+        effect["p_holm"] = p_json(corrected)
     return out
 
 
@@ -165,7 +166,3 @@ def _effect(found: Estimate) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return TOO_FEW
     return ADDS if low > 0 else TAKES_AWAY if high < 0 else NOT_SHOWN
-
-
-def _p(value: float) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -115,10 +115,10 @@ def paired_tests(models: Models, options: ScoreOptions = ScoreOptions()) -> list
                 "model": name, "reference": reference, "class": region,
                 "difference": estimate_json(found),
                 "better": int((difference > 0).sum()), "worse": int((difference < 0).sum()),
-                "p": _p(values[-1]),
+                "p": p_json(values[-1]),
             })  # fmt: skip
     for test, corrected in zip(tests, holm(values), strict=True):
-        test["p_holm"] = _p(corrected)
+        test["p_holm"] = p_json(corrected)
     return tests
 
 
@@ -156,5 +156,6 @@ def holm(p: Sequence[float]) -> list[float]:
     return out
 
 
-def _p(value: float) -> float | None:
+def p_json(value: float) -> float | None:
+    """For JSON: four digits, None for no p."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -228,6 +228,11 @@ def groups_of(scores: Iterable[Score]) -> list[str]:
     return _ordered({ALL, *(s.case.group for s in scores)} - {MISSING}, GROUPS)
 
 
+def lesion_classes(regions: Sequence[str]) -> list[str]:
+    """Classes of a table without hypoperfusion, which is two of them, unless it stands alone."""
+    return [r for r in regions if r != "hypoperfusion"] or list(regions)
+
+
 def classes_of(scores: Iterable[Score]) -> list[str]:
     """Classes of the scores in the order of tables."""
     return _ordered({s.region for s in scores}, CLASSES)

@@ -11,7 +11,7 @@ import numpy as np
 
 import strokect
 from strokect.core.types import FloatArray
-from strokect.evaluate.tables import ALL, Score
+from strokect.evaluate.tables import ALL, Score, lesion_classes
 from strokect.io.outputs import atomic_file
 from strokect.report import score_tables
 from strokect.report.pages import constants, environment, write_page
@@ -66,7 +66,7 @@ def write_figure(path: Path, models: Models, content: Mapping[str, Any]) -> None
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    regions = [r for r in content["classes"] if r != "hypoperfusion"] or content["classes"]
+    regions = lesion_classes(content["classes"])
     groups = _groups(models, content)
     wide = min(max(4.6, 1.6 + 0.34 * len(models) * len(groups)), 12.0)
     engine = ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.965), h_pad=0.1, w_pad=0.1)

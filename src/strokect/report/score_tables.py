@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import strokect
-from strokect.evaluate.tables import ALL, cell
+from strokect.evaluate.tables import ALL, cell, lesion_classes
 from strokect.report.cohort_page import interval
 from strokect.report.text import number
 
@@ -105,7 +105,7 @@ class Column:
 
 def columns(content: Json) -> list[Column]:
     """Columns of the table of models. content : of comparison.json."""
-    regions = [r for r in content["classes"] if r != "hypoperfusion"] or content["classes"]
+    regions = lesion_classes(content["classes"])
     groups = [*(g for g in content["groups"] if g != ALL), ALL]
     out = [
         Column(f"Dice {r}, {g}", g, r, "dice", 2, wide=True) for r in regions for g in groups

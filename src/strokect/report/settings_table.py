@@ -15,7 +15,7 @@ import numpy as np
 import strokect
 from strokect.evaluate.factors import SettingRow
 from strokect.evaluate.paired import Models, common
-from strokect.evaluate.tables import ALL, cell, classes_of, groups_of
+from strokect.evaluate.tables import ALL, cell, classes_of, groups_of, lesion_classes
 from strokect.report.score_tables import counts_text, markdown_table, p_text
 from strokect.report.text import number
 
@@ -70,7 +70,7 @@ class _Place:
 
 def _places(content: Json) -> list[_Place]:
     """Groups with a true lesion by classes; all patients as one where they have no groups."""
-    regions = [r for r in content["classes"] if r != "hypoperfusion"] or content["classes"]
+    regions = lesion_classes(content["classes"])
     groups = [g for g in content["groups"] if g != ALL] or [ALL]
     places = [_Place(g, r) for g in groups for r in regions]
     return [p for p in places if any(_with_lesion(p, m) for m in content["models"].values())]
