@@ -99,6 +99,70 @@ class TestParts:
         assert not (tmp_path / "out").exists()
 
 
+class TestListed:
+    """Patients that the settings list, by their ids or the ends of these."""
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        return index(tmp_path, ["train"] * 12)
+
+    def parts(self, root, **data):
+        patients = find_patients(settings(root, data={"split": "listed", **data}))
+        return {p: {c.patient for c in patients.of(p)} for p in ("train", "val", "test")}
+
+    def test_the_listed_test_and_the_others_learn(self, root):
+        parts = self.parts(root, test_patients=["sub-0003", "0011"])
+        assert parts["test"] == {"sub-0003", "sub-0011"}
+        assert len(parts["train"]) + len(parts["val"]) == 10
+        assert not parts["train"] & parts["val"] and len(parts["val"]) in (2, 3)  # 0.2 of 0.8
+
+    @pytest.mark.parametrize("count", [1, 3, 5, 9])
+    def test_so_many_validate(self, root, count):
+        parts = self.parts(root, test_patients=["0003", "0011"], validation_patients=count)
+        assert (len(parts["train"]), len(parts["val"])) == (10 - count, count)
+        again = self.parts(root, test_patients=["0011", "0003"], validation_patients=count)
+        assert parts == again
+
+    def test_the_listed_learn_and_the_rest_is_left_out(self, root):
+        learn = [f"{n:04d}" for n in range(1, 7)]
+        parts = self.parts(
+            root, train_patients=learn, test_patients=["0012"], validation_patients=2
+        )
+        assert parts["train"] | parts["val"] == {f"sub-{n}" for n in learn}
+        assert len(parts["val"]) == 2 and parts["test"] == {"sub-0012"}
+        # A patient who is in both lists tests, and never trains.
+        both = self.parts(root, train_patients=learn, test_patients=["0001"])
+        assert both["test"] == {"sub-0001"} and "sub-0001" not in both["train"] | both["val"]
+
+    def test_none_listed_tests_none(self, root):
+        parts = self.parts(root, validation_patients=3)
+        assert (len(parts["train"]), len(parts["val"]), parts["test"]) == (9, 3, set())
+
+    def test_each_group_validates_alike(self, root):
+        """4 of LVO, non-LVO and WIS each."""
+        found = find_patients(settings(root, data={"split": "listed", "validation_patients": 6}))
+        groups = [c.group for c in found.of("val")]
+        assert sorted(groups) == sorted(["LVO", "non-LVO", "WIS"] * 2)
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ({"test_patients": ["0099"]}, "no patient is called '0099'"),
+            ({"train_patients": ["sub-01"]}, "no patient is called 'sub-01'"),
+            ({"test_patients": ["1"]}, "2 patients are called '1'"),  # 0001 and 0011
+            ({"validation_patients": 12}, "12 of 12 patients to validate"),
+            ({"fractions": [0.0, 0.0, 1.0]}, "data.fractions"),
+        ],
+    )
+    def test_lists_that_cannot_be_are_told(self, root, data, words):
+        with pytest.raises(SettingsError, match=words):
+            self.parts(root, **data)
+
+    def test_a_whole_id_goes_before_the_end_of_another(self, tmp_path):
+        patients = dict.fromkeys(("002", "A002", "B01"), "")
+        assert training._named(["002", "01"], patients, settings(tmp_path)) == {"002", "B01"}
+
+
 class TestTruth:
     @pytest.mark.parametrize("name", MASKS)
     def test_a_missing_mask_is_named_before_anything_is_made(self, tmp_path, name):

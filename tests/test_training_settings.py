@@ -8,6 +8,9 @@ import torch
 
 from strokect.core.errors import SettingsError
 from strokect.learn.data import Needs
+from strokect.learn.finetune import Stage
+from strokect.learn.inputs import InputOptions
+from strokect.learn.map_inputs import MapInputOptions
 from strokect.training_settings import (
     TrainingSettings,
     build_layout,
@@ -210,3 +213,163 @@ def test_files_that_are_no_settings_are_told(tmp_path, text):
 
 def test_defaults_are_settings():
     assert parse_training_settings({"name": "x"}, HERE) == TrainingSettings(name="x")
+
+
+MAPS = {
+    "name": "maps",
+    "data": {"classes": 3, "virtual": {"patients": 8}},
+    "input": {"kind": "maps", "maps": ["cbf", "tmax"], "form": "grey", "scores": ["nihss", "sex"]},
+    "network": {"name": "multi_input", "config": {"width": 2}},
+    "finetune": [{"train": "decoder", "epochs": 2}, {"train": "half", "lr": 1e-4}, {}],
+}
+
+
+def test_the_kind_of_input_chooses_its_options():
+    assert isinstance(parse_training_settings({"name": "x"}, HERE).input, InputOptions)
+    plain = parse_training_settings(_with("input.kind", "ctp"), HERE)
+    assert plain == parse_training_settings(SMALL, HERE)
+    settings = parse_training_settings(MAPS, HERE)
+    assert settings.input == MapInputOptions(
+        maps=("cbf", "tmax"), form="grey", scores=("nihss", "sex")
+    )
+    assert settings.finetune == (Stage("decoder", 2), Stage("half", lr=1e-4), Stage())
+    assert settings.data.virtual.patients == 8
+    written = json.loads(json.dumps(settings.model_dump(mode="json")))
+    assert parse_training_settings(written, HERE) == settings
+
+
+def test_a_network_fits_the_maps_and_scores_it_is_given():
+    config = build_network(parse_training_settings(MAPS, HERE)).config
+    assert (config.images, config.channels, config.clinical) == (2, 2, 4)
+    assert (config.time_points, config.classes, config.width) == (1, 3, 2)
+    coloured = build_network(parse_training_settings(_with("input.form", "colour", MAPS), HERE))
+    assert coloured.config.channels == 6
+    line = _refused(_with("network.config.clinical", 2, MAPS))
+    assert "network.config.clinical is 2, data and input make it 4" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("input.map", "maps"),
+        ("input.estimators", "estimator"),
+        ("input.score", "scores"),
+        ("input.time_points", None),  # of the other kind
+        ("data.virtual.patient", "patients"),
+        ("data.train_patient", "train_patients"),
+        ("network.encoder_weight", "encoder_weights"),
+        ("optimizer.maxnorm", "max_norm"),
+        ("augment.clinical_drop", "clinical_drop_p"),
+    ],
+)
+def test_a_misspelt_key_of_settings_for_maps_names_the_nearest(key, nearest):
+    line = _refused(_with(key, 1, MAPS))
+    assert f"unknown setting '{key}'" in line
+    assert nearest is None or f"Did you mean '{nearest}'?" in line
+    if key.startswith("input."):
+        assert "estimator" in line and "window_hu" not in line  # keys of this kind are known
+
+
+def test_a_misspelt_key_of_a_stage_says_of_which():
+    line = _refused(_with("finetune", [{"train": "decoder"}, {"train": "all", "epoch": 3}], MAPS))
+    assert "unknown setting 'finetune.1.epoch'" in line and "Did you mean 'epochs'?" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("input.maps", ["cbf", "cbt"], "'input.maps.1'"),
+        ("input.maps", [], "input.maps: maps []"),
+        ("input.form", "color", "'input.form'"),
+        ("input.estimator", "bays", "no estimator is called 'bays'"),
+        ("input.denoise", "nonlokal", "Did you mean 'nonlocal'?"),
+        ("input.pixels", 1.5, "'input.pixels'"),
+        ("input.kind", "map", "'ctp' or 'maps'"),
+        ("input.kind", None, "'ctp' or 'maps'"),
+        ("input.kind", ["maps"], "'ctp' or 'maps'"),
+        ("input", "maps", "setting 'input'"),
+        ("input", None, "setting 'input'"),
+        ("input", [], "setting 'input'"),
+        ("finetune", [{"train": "encoder"}], "'finetune.0.train'"),
+        ("finetune", {"train": "all"}, "setting 'finetune'"),
+        ("finetune", ["all"], "setting 'finetune.0'"),
+        ("finetune", [{"epochs": 0}], "finetune.epochs"),
+        ("data.virtual.patients", 0, "'data.virtual.patients'"),
+        ("data.virtual.size", "tiny", "'data.virtual.size'"),
+        ("data.validation_patients", 0, "'data.validation_patients'"),
+        ("optimizer.max_norm", 0, "optimizer.max_norm"),
+        ("augment.clinical_drop_p", 2, "clinical_drop_p = 2"),
+    ],
+)
+def test_a_wrong_value_of_settings_for_maps_says_which(key, value, words):
+    assert words in _refused(_with(key, value, MAPS))
+
+
+def test_scores_are_refused_for_a_network_that_takes_none():
+    content = {"name": "x", "input": {"kind": "maps"}, "network": {"name": "mjnet_2dt"}}
+    parse_training_settings(content, HERE)
+    line = _refused(_with("input.scores", ["age"], content))
+    assert "input.scores: mjnet_2dt takes no clinical scores" in line and "multi_input" in line
+
+
+@pytest.mark.parametrize("part", ["decoder", "half"])
+def test_stages_that_freeze_are_refused_for_a_network_without_encoders(part):
+    whole = _with("finetune", [{"train": "all", "epochs": 1}])
+    assert parse_training_settings(whole, HERE).finetune == (Stage("all", 1),)
+    line = _refused(_with("finetune", [{"train": "all"}, {"train": part}]))
+    assert "finetune: mjnet_3dt has no encoders that can be frozen" in line
+
+
+class TestChanges:
+    """Of single keys, which go before the file."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "here.json"
+        path.write_text(json.dumps(MAPS))
+        return path
+
+    def test_values_are_json_or_words(self, path):
+        changes = [
+            "network.config.width=4",
+            "optimizer.max_norm = 1.5",
+            "input.form=scalar",
+            'input.maps=["ttp"]',
+            "finetune=[]",
+            "data.virtual=null",
+            "augment.flip_x_p=0.25",  # of a block that the file does not have
+            "name=other",
+            "network.config.width=3",  # the last one counts
+            "data.folder=/a=b",
+        ]
+        settings = load_training_settings(path, changes)
+        assert settings.network.config == {"width": 3}
+        assert settings.optimizer.max_norm == 1.5
+        assert (settings.input.form, settings.input.maps) == ("scalar", ("ttp",))
+        assert settings.input.scores == ("nihss", "sex")  # what is not named stays
+        assert settings.finetune == () and settings.data.virtual is None
+        assert settings.augment.flip_x_p == 0.25
+        assert (settings.name, settings.data.folder) == ("other", "/a=b")
+        assert load_training_settings(path, []).name == "maps"
+
+    def test_a_change_is_as_strict_as_the_file(self, path):
+        for change, words in (
+            ("optimizer.lrate=1", "unknown setting 'optimizer.lrate'"),
+            ("network.config.widht=1", "Did you mean 'width'?"),
+            ("training.epochs=ten", "'training.epochs'"),
+            ("optimizer.lr=NaN", "optimizer.lr"),
+        ):
+            with pytest.raises(SettingsError, match=r"here\.json") as error:
+                load_training_settings(path, [change])
+            assert words in str(error.value)
+
+    @pytest.mark.parametrize("change", ["name", "=4", ".lr=4", "optimizer.=4", "a..b=4", ""])
+    def test_what_is_no_change_is_told(self, path, change):
+        with pytest.raises(SettingsError, match=r"--set\. Write KEY=VALUE"):
+            load_training_settings(path, [change])
+
+    @pytest.mark.parametrize("change", ["name.first=4", "finetune.0.epochs=4", "input.maps.a=1"])
+    def test_a_key_below_a_value_is_told(self, path, change):
+        key = change.split("=")[0]
+        with pytest.raises(SettingsError, match=rf"'{key}' has no keys below it: --set"):
+            load_training_settings(path, [change])

@@ -96,6 +96,9 @@ LAYOUTS = {
     "isles24": Entry(
         "io.datasets:Isles24Dataset", "ISLES'24 as published; final infarct", "Riedel 2024"
     ),
+    "unitobrain": Entry(
+        "io.datasets:UniToBrainDataset", "UniToBrain as published; maps, no truth", "Gava 2021"
+    ),
     "slices": Entry(
         "io.datasets:SliceDataset", "TIFF or PNG folders per slice; grey-level ground truth"
     ),

@@ -102,12 +102,15 @@ def train(
         _check_folder(folders.out, settings, patients, resume)
         if is_trained(folders.out):
             return model
+    start = _start_of(network, settings)  # before anything is written: the file may be bad
+    if rank(machine) == 0:
         check_writable(folders.kept)
         with atomic_file(folders.out / SETTINGS_FILE) as path:
             path.write_text(settings_text(settings), encoding="utf-8")
         with atomic_file(folders.out / SPLIT_FILE) as path:
             path.write_text(_split_table(patients), encoding="utf-8")
-    say(_start_of(network, settings))
+    if start:
+        say(start)
     request = {
         "settings": settings.model_dump(mode="json"),
         "folders": [str(folders.out.absolute()), str(folders.kept.absolute())],
@@ -136,14 +139,14 @@ def train(
 
 
 def _start_of(network: Any, settings: TrainingSettings) -> str:
-    """Load the weights that encoders start from, and say which they are."""
+    """Load the weights that encoders start from; which they are, "" without encoders."""
     path = settings.network.encoder_weights
     if path:
         network.load_encoder_weights(Path(path))
         return f"{settings.name}: encoders start from the weights in {Path(path).name}"
     if network.encoder_layers():
         return f"{settings.name}: encoders start from random weights (no network.encoder_weights)"
-    return f"{settings.name}: random weights to start from"
+    return ""
 
 
 def _fit_stages(
@@ -169,14 +172,10 @@ def _fit_stages(
         if number > 1:
             network.load_state_dict(module_weights(found.checkpoint, "network."))
         freeze(network, stage.train)
-        options = _with_given(settings.training, epochs=stage.epochs, patience=stage.patience)
-        options = replace(options, validate_every=min(options.validate_every, options.epochs))
-        optimizer = _with_given(settings.optimizer, lr=stage.lr)
-        optimizer = replace(optimizer, lr_min=min(optimizer.lr_min, optimizer.lr))
-        chosen = settings.model_copy(update={"training": options, "optimizer": optimizer})
+        chosen = _of_stage(settings, stage)
         module, samples, volumes = _learning(chosen, network, patients, folders.kept)
         found = fit(
-            module, samples, volumes, options, out,
+            module, samples, volumes, chosen.training, out,
             machine=machine, resume=resume, on_epoch=on_epoch, progress=progress,
         )  # fmt: skip
         if found.val_dice > best.val_dice:
@@ -184,9 +183,18 @@ def _fit_stages(
     return best.checkpoint
 
 
-def _with_given(options: Any, **changes: Any) -> Any:
-    """Options with those changes that are not None."""
-    return replace(options, **{k: v for k, v in changes.items() if v is not None})
+def _of_stage(settings: TrainingSettings, stage: Stage) -> TrainingSettings:
+    """Settings with what the stage says of its own; limits that go beyond it follow."""
+    training, optimizer = settings.training, settings.optimizer
+    epochs, lr = stage.epochs or training.epochs, stage.lr or optimizer.lr
+    training = replace(
+        training,
+        epochs=epochs,
+        patience=stage.patience or training.patience,
+        validate_every=min(training.validate_every, epochs),
+    )
+    optimizer = replace(optimizer, lr=lr, lr_min=min(optimizer.lr_min, lr))
+    return settings.model_copy(update={"training": training, "optimizer": optimizer})
 
 
 def is_trained(out: Path) -> bool:
@@ -301,6 +309,8 @@ def _listed_parts(cases: Sequence[Case], settings: TrainingSettings) -> dict[str
     learn = _named(data.train_patients, groups, settings) or set(groups)
     rest = {p: g for p, g in groups.items() if p in learn - tests}
     shares = data.fractions[:2]
+    if not sum(shares) > 0:
+        raise SettingsError("no share to train with", "data.fractions", "Give train and val more")
     if data.validation_patients is not None:
         if data.validation_patients >= len(rest):
             raise SettingsError(

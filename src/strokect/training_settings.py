@@ -112,13 +112,17 @@ class LossSettings(BaseModel):
 
 def _kind(given: Any) -> str:
     """Which kind of input is given."""
-    kind = given.get("kind", "ctp") if isinstance(given, dict) else given.kind
-    return kind if kind in _INPUTS else "ctp"
+    kind = given.get("kind", "ctp") if isinstance(given, dict) else getattr(given, "kind", "ctp")
+    return str(kind)
 
 
 Input = Annotated[
     Annotated[InputOptions, Tag("ctp")] | Annotated[MapInputOptions, Tag("maps")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="input_kind",
+        custom_error_message=f"Its kind should be {' or '.join(map(repr, _INPUTS))}",
+    ),
 ]
 
 
@@ -207,7 +211,7 @@ def parse_training_settings(content: dict[str, Any], path: Path) -> TrainingSett
 
 def _known(content: dict[str, Any]) -> dict[str, Any]:
     """Settings with every key that may stand where ``content`` has something."""
-    kind = _INPUTS[_kind(content.get("input", {}))]
+    kind = _INPUTS.get(_kind(content.get("input", {})), InputOptions)
     known = TrainingSettings(name="", input=kind()).model_dump(mode="json")
     known["data"]["virtual"] = VirtualSettings().model_dump()
     stages = content.get("finetune")

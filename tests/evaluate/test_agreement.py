@@ -96,8 +96,26 @@ class TestBlandAltman:
         found = bland_altman(WRIGHT, AGAIN).repeatability
         assert found / (1.959964 * np.sqrt(2)) == pytest.approx(15.3, abs=0.05)
 
+    def test_repeatability_without_the_bias_is_half_of_the_limits(self):
+        found = bland_altman(MINI, WRIGHT)
+        half = found.repeatability_sd
+        assert half.value == pytest.approx((found.upper.value - found.lower.value) / 2)
+        assert half.value == pytest.approx(1.96 * 38.8, abs=0.1)
+        shifted = bland_altman(MINI, np.add(WRIGHT, 500))
+        assert shifted.repeatability_sd.value == pytest.approx(half.value)
+        assert shifted.repeatability > 900  # the bias counts in this one
+
+    def test_interval_of_repeatability_covers_the_truth_as_often_as_it_says(self):
+        rng, hits = np.random.default_rng(4), 0
+        for _ in range(400):
+            first = rng.normal(50, 10, 12)
+            low, high = bland_altman(first, first + rng.normal(3, 2, 12)).repeatability_sd.ci
+            hits += low <= 1.959964 * 2 <= high
+        assert 0.92 <= hits / 400 <= 0.98
+
     def test_one_pair_says_nothing(self):
         assert np.isnan(bland_altman([1], [2]).bias.value)
+        assert np.isnan(bland_altman([1], [2]).repeatability_sd.value)
 
 
 class TestBootstrap:

@@ -22,8 +22,10 @@ from strokect.io.datasets import (
     OwnDataset,
     SliceDataset,
     SliceFolderOptions,
+    UniToBrainDataset,
     guess_layout,
     write_slices,
+    write_unitobrain,
 )
 from strokect.io.layouts import OwnLayout
 
@@ -103,12 +105,20 @@ def slices(root, **changes):
     return root, SliceDataset(options)
 
 
+def unitobrain(root):
+    for patient in ("MOL-010", "MOL-002"):
+        write_unitobrain(root, patient, series(), {"cbf": CORE.astype(np.float32)})
+    return root
+
+
 MAKERS = {
     "own": lambda root: (own(root), OwnDataset()),
     "isles18": lambda root: (isles18(root), Isles18Dataset()),
     "isles24": lambda root: (isles24(root), Isles24Dataset()),
     "slices": slices,
+    "unitobrain": lambda root: (unitobrain(root), UniToBrainDataset()),
 }
+WITHOUT_TRUTH = {"unitobrain"}
 
 
 @pytest.mark.parametrize("name", sorted(catalog.LAYOUTS))
@@ -119,6 +129,9 @@ class TestEveryLayout:
         for case in layout.cases(root):
             scan = layout.scan(case)
             assert np.array_equal(scan.data_hu, series().data_hu)
+            assert bool(layout.truth_files(case)) == (name not in WITHOUT_TRUTH)
+            if name in WITHOUT_TRUTH:
+                continue
             labels = layout.labels(case, scan.grid)
             assert labels.dtype == np.uint8
             expected = house_labels()
@@ -160,6 +173,8 @@ class TestEveryLayout:
             layout.labels(type(case)(case.name, case.patient, case.scan), GRID)
 
     def test_another_grid_names_both_shapes(self, name, tmp_path):
+        if name in WITHOUT_TRUTH:
+            pytest.skip("the layout has no truth")
         root, layout = MAKERS[name](tmp_path)
         case = layout.cases(root)[0]
         other = Grid((3, 8, 7), GRID.affine)

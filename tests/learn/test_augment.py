@@ -320,6 +320,7 @@ def test_probabilities_are_kept():
     [
         ("flip_x_p", 1.5),
         ("noise_p", -0.1),
+        ("clinical_drop_p", 1.1),
         ("noise_p", float("nan")),
         ("noise_sd", (0.5, 0.1)),
         ("noise_sd", (-0.5, 0.1)),
@@ -347,3 +348,41 @@ def test_impossible_options_are_refused(name, value):
 def test_shapes_that_do_not_fit_are_refused(image, label, weight):
     with pytest.raises(GeometryError):
         Sample(torch.zeros(image), torch.zeros(label).long(), torch.zeros(weight))
+
+
+def _patient():
+    """Three scores, the second of which is not known."""
+    return replace(_sample(), clinical=torch.tensor([0.5, 1.0, 0.0, 0.0, -1.0, 1.0]))
+
+
+def test_clinical_scores_are_kept_or_forgotten_whole():
+    """A forgotten score looks as one that was never known, and each is forgotten by itself."""
+    sample, rng, options = _patient(), _rng(), AugmentOptions(clinical_drop_p=0.25)
+    kept = np.zeros(2)
+    for _ in range(800):
+        score, unknown, other = augment(sample, options, rng).clinical.reshape(3, 2).tolist()
+        assert score in ([0.5, 1.0], [0.0, 0.0]) and other in ([-1.0, 1.0], [0.0, 0.0])
+        assert unknown == [0.0, 0.0]
+        kept += score[1], other[1]
+    assert kept / 800 == pytest.approx([0.75, 0.75], abs=0.05)
+    assert sample.clinical[0] == 0.5  # the input is kept
+
+
+@pytest.mark.parametrize(("chance", "left"), [(0.0, [0.5, 1, 0, 0, -1, 1]), (1.0, [0.0] * 6)])
+def test_scores_are_always_or_never_forgotten(chance, left):
+    options = AugmentOptions(clinical_drop_p=chance)
+    for seed in range(20):
+        assert augment(_patient(), options, _rng(seed)).clinical.tolist() == left
+
+
+def test_forgetting_scores_changes_nothing_of_the_image():
+    always = replace(OFTEN, clinical_drop_p=1.0)
+    plain = augment(_sample(), replace(OFTEN, clinical_drop_p=0.0), _rng(3))
+    assert _same(augment(_patient(), always, _rng(3)), plain)
+    assert augment(_sample(), always, _rng(3)).clinical.shape == (0,)
+
+
+def test_turns_and_shifts_leave_the_scores():
+    sample = _patient()
+    options = replace(OFTEN, clinical_drop_p=0.0)
+    assert torch.equal(augment(sample, options, _rng(5)).clinical, sample.clinical)

@@ -3,6 +3,7 @@
 import pickle
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,3 +254,31 @@ def test_a_tile_reads_no_more_of_a_file_than_it_needs(tmp_path):
     found = np.flatnonzero(brain).nbytes  # the places to choose among
     assert tracemalloc.get_traced_memory()[1] < found + 3e6  # one slab is 3.8 MB
     tracemalloc.stop()
+
+
+def _known(*values):
+    return replace(_example(), clinical=np.array(values, np.float32))
+
+
+def test_scores_go_with_the_scan_into_samples_and_batches():
+    cases = [_known(0.5, 1.0), _known(0.0, 0.0), _known(-2.0, 1.0)]
+    data = SlabDataset(cases.__getitem__, 3, Needs(), SlabOptions(1, (4, 4), per_case=2), PLAIN, 0)
+    samples = [data[0, n] for n in range(6)]
+    batch = collate(samples)
+    assert batch.clinical.dtype == torch.float32
+    assert batch.clinical.tolist() == [[0.5, 1], [0.5, 1], [0, 0], [0, 0], [-2, 1], [-2, 1]]
+    whole = VolumeDataset(cases.__getitem__, 3)
+    assert [whole[n].clinical.tolist() for n in range(3)] == [[0.5, 1], [0, 0], [-2, 1]]
+
+
+def test_scores_are_forgotten_as_the_augmentation_says():
+    forgetful = AugmentOptions(clinical_drop_p=1.0)
+    data = SlabDataset([_known(0.5, 1.0)].__getitem__, 1, Needs(), SlabOptions(), forgetful, 0)
+    assert data[0, 0].clinical.tolist() == [0, 0]
+    # Validation sees what is known.
+    assert VolumeDataset([_known(0.5, 1.0)].__getitem__, 1)[0].clinical.tolist() == [0.5, 1]
+
+
+def test_a_batch_without_scores_has_none_for_each_sample():
+    one = draw(_example(), Needs(), SlabOptions(), _rng())
+    assert collate([one, one]).clinical.shape == (2, 0)

@@ -3,12 +3,15 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from strokect.core.errors import SettingsError
-from strokect.learn.data import Batch, Needs
+from strokect.learn.augment import AugmentOptions
+from strokect.learn.cache import Example
+from strokect.learn.data import Batch, Needs, SlabDataset, SlabOptions, VolumeDataset
 from strokect.learn.losses import LossOptions, cross_entropy
 from strokect.learn.module import (
     OptimizerOptions,
@@ -18,6 +21,7 @@ from strokect.learn.module import (
     lr_scale,
 )
 from strokect.learn.predict import Tiling
+from strokect.learn.train import TrainOptions, fit
 
 
 def test_cosine_starts_high_ends_low_and_never_rises():
@@ -68,6 +72,9 @@ def test_plateau_falls_after_patience_validations_that_are_no_better():
         ({"factor": 1.0}, "factor"),
         ({"patience": 0}, "patience"),
         ({"clip": 0.0}, "clip"),
+        ({"l1": -1e-6}, "l1"),
+        ({"l2": float("inf")}, "l2"),
+        ({"max_norm": 0.0}, "max_norm"),
     ],
 )
 def test_impossible_options_are_refused_by_name(wrong, name):
@@ -211,3 +218,82 @@ def test_seeds_of_steps_differ():
     }  # fmt: skip
     assert len(seeds) == 3 * 20 * 20 * 2
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+class _Dense(nn.Module):
+    """Two layers on each voxel, the first of them frozen where that is asked for."""
+
+    def __init__(self, frozen=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv3d(1, 4, 1).requires_grad_(not frozen)
+        self.last = nn.Conv3d(4, 3, 1)
+
+    def forward(self, x, clinical=None):
+        if clinical is not None:
+            x = x + clinical[:, :1, None, None, None, None]
+        return self.last(self.first(x[:, :, 0]).relu())
+
+
+def _fitted(folder, network=None, epochs=2, cases=2, clinical=(), **optimizer):
+    """The network after a training of few steps, by plain steepest descent; one a case."""
+    network = _Dense() if network is None else network
+    labels = np.random.default_rng(0).integers(0, 3, (2, 4, 4)).astype(np.uint8)
+    image = np.random.default_rng(1).normal(size=(1, 1, 2, 4, 4)).astype(np.float32)
+    scores = np.array(clinical, np.float32)
+    scans = [Example(image, labels, np.ones(labels.shape, bool), scores)] * cases
+    options = {"name": "sgd", "momentum": 0.0, "schedule": "none", "lr": 0.1, **optimizer}
+    module = SegmentationModule(
+        network, cross_entropy(LossOptions(), 3), {"core": 2}, Needs(),
+        OptimizerOptions(**options), Tiling(), epochs, 0,
+    )  # fmt: skip
+    train = SlabDataset(scans.__getitem__, cases, Needs(), SlabOptions(), AugmentOptions(), 0)
+    val = VolumeDataset(scans.__getitem__, cases)
+    fit(module, train, val, TrainOptions(epochs=epochs), folder)
+    return network
+
+
+def test_only_what_is_trained_is_given_to_the_optimiser():
+    module = _module()
+    module.network = _Dense(frozen=True)
+    (group,) = module.configure_optimizers().param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in module.network.last.parameters()}
+
+
+def test_frozen_layers_stay_through_penalty_limit_and_decay(tmp_path):
+    before, network = _Dense().state_dict(), _Dense(frozen=True)
+    _fitted(tmp_path, network, l1=0.1, l2=0.1, max_norm=0.2, weight_decay=0.1)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]) is name.startswith("first"), name
+
+
+def test_penalties_pull_as_by_hand(tmp_path):
+    """A step of steepest descent differs by lr x (l1 sign + 2 l2 w), at the weights alone."""
+    start = _Dense().state_dict()
+    plain = _fitted(tmp_path / "plain", epochs=1, cases=1).state_dict()
+    pulled = _fitted(tmp_path / "pulled", epochs=1, cases=1, l1=0.2, l2=0.3).state_dict()
+    for name, value in start.items():
+        pull = 0.1 * (0.2 * value.sign() + 0.6 * value) * name.endswith("weight")
+        assert not torch.equal(plain[name], value)
+        torch.testing.assert_close(pulled[name], plain[name] - pull)
+
+
+def test_norms_are_limited_after_every_step(tmp_path):
+    free = _fitted(tmp_path / "free", epochs=1)
+    limited = _fitted(tmp_path / "limited", epochs=1, max_norm=0.3)
+    for layer in ("first", "last"):
+        norms = [n.get_submodule(layer).weight.flatten(1).norm(dim=1) for n in (free, limited)]
+        assert norms[0].max() > 0.31
+        assert norms[1].max() <= 0.3 + 1e-6
+
+
+def test_scores_reach_the_network_in_training_and_validation(tmp_path):
+    asked = {True: [], False: []}
+
+    class Asking(_Dense):
+        def forward(self, x, clinical=None):
+            asked[self.training].append(clinical.tolist())
+            return super().forward(x, clinical)
+
+    _fitted(tmp_path, Asking(), epochs=1, clinical=(0.5, 1.0))
+    assert asked == {True: [[[0.5, 1.0]]] * 2, False: [[[0.5, 1.0]]] * 2}

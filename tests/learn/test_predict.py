@@ -11,6 +11,7 @@ from strokect.learn.predict import (
     UncertaintyOptions,
     predict_volume,
     predict_with_uncertainty,
+    seeing,
 )
 
 
@@ -210,3 +211,48 @@ def test_impossible_tilings_are_refused(wrong):
         Tiling(**wrong)
     with pytest.raises(SettingsError, match="0 draws"):
         UncertaintyOptions("dropout", draws=0)
+
+
+class Scored(nn.Module):
+    """The first logit is raised by the first score of the scan."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def forward(self, x, clinical):
+        assert clinical.shape == (len(x), 4)
+        self.asked.append(clinical)
+        raised = x[:, 0, 0] + clinical[:, :1, None, None]
+        return torch.stack([raised, x[:, 0, 1]], 1)
+
+
+def test_every_window_of_a_scan_gets_its_scores():
+    image, network = _image(), Scored()
+    scores = torch.tensor([2.0, 1.0, 0.0, 0.0])
+    truth = torch.stack([image[0, 0] + 2.0, image[0, 1]]).softmax(0)
+    for tiling in (Tiling(), Tiling(tile=(8, 8), batch=3, slices=2)):
+        found = predict_volume(seeing(network, scores), image, Needs(), tiling)
+        assert torch.allclose(found, truth, atol=2e-6)
+    assert max(map(len, network.asked)) == 3
+    assert all((asked == scores).all() for asked in network.asked)
+
+
+def test_a_network_that_asks_for_nothing_is_left_as_it_is():
+    network = Voxelwise()
+    assert seeing(network, torch.zeros(0)) is network
+
+
+def test_scores_count_in_every_draw():
+    image, options = _image(), UncertaintyOptions("flip", axes=(-1, -2))
+
+    def core_of(*scores):
+        found = predict_with_uncertainty(
+            Scored(), image, lambda chance: (chance[0] > 0.5).sum()[None], Needs(), Tiling(),
+            options, clinical=torch.tensor(scores),
+        )  # fmt: skip
+        assert found.sd.max() < 1e-6 and (found.counts == found.counts[0]).all()
+        return found.counts[0].item()
+
+    assert core_of(-9.0, 1.0, 0.0, 0.0) == 0 < core_of(0.0, 0.0, 0.0, 0.0)
+    assert core_of(9.0, 1.0, 0.0, 0.0) == image[0, 0].numel()

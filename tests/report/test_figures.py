@@ -120,12 +120,6 @@ def test_a_map_pixel_has_the_colour_of_its_value(make_result):
     assert np.abs(recovered - values[inside]).max() <= (high - low) / 254
 
 
-def test_levels_clip_and_hide():
-    values = np.array([-5.0, 0.0, 6.0, 12.0, 99.0, np.nan, np.inf, -np.inf])
-    assert colours.levels(values, (0, 12)).tolist() == [1, 1, 128, 255, 255, 0, 0, 0]
-    assert colours.levels(np.array([6.0]), (0, 12), np.array([False])).tolist() == [0]
-
-
 def test_core_and_penumbra_stay_apart_for_the_colour_blind():
     """Simulated dichromacy (Vienot 1999, linear RGB): the two differ clearly in all forms."""
     lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.03, 0.184, 1.467]])

@@ -11,6 +11,9 @@ from strokect.core.errors import InputError
 Score = Literal["nihss", "age", "sex"]
 SCORES: tuple[Score, ...] = ("nihss", "age", "sex")
 _RANGES = {"nihss": (0, 42), "age": (0, 120)}
+_SEXES: dict[str, Literal["F", "M"] | None] = {
+    "f": "F", "female": "F", "m": "M", "male": "M", "": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,10 @@ def parse_clinical(values: dict[str, str]) -> Clinical:
     """
     cells = {k.strip().lower(): (v or "").strip() for k, v in values.items() if k}
     known = {k: v for k, v in cells.items() if v.lower() not in ("", "n/a", "na", "unknown", "nan")}
-    sex = known.get("sex", known.get("gender", "")).upper()[:1]
-    if sex not in ("F", "M", ""):
+    sex = known.get("sex", known.get("gender", ""))
+    if sex.lower() not in _SEXES:
         raise InputError(f"{sex!r}", "sex", "Give F, M or n/a")
-    return Clinical(
-        _number(known, "nihss"), _number(known, "age"), "F" if sex == "F" else "M" if sex else None
-    )
+    return Clinical(_number(known, "nihss"), _number(known, "age"), _SEXES[sex.lower()])
 
 
 def _number(cells: dict[str, str], name: str) -> float | None:

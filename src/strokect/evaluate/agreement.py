@@ -32,7 +32,8 @@ class BlandAltman:
     """Agreement of two methods, in the unit of the measurements, each with a 95 % interval.
 
     bias : mean of (second - first). lower, upper : limits of agreement, bias -/+ 1.96 SD.
-    repeatability : 1.96 sqrt(mean squared difference), for two measurements by one method.
+    repeatability : 1.96 sqrt(mean squared difference), for two measurements by one method, where
+    the bias has to be none. ``repeatability_sd`` : 1.96 SD, where the bias is told apart.
     """
 
     bias: Estimate
@@ -40,6 +41,19 @@ class BlandAltman:
     upper: Estimate
     sd: float
     repeatability: float
+
+    @property
+    def repeatability_sd(self) -> Estimate:
+        """Coefficient of repeatability, 1.96 SD of the differences: half the width of the limits.
+
+        The interval is that of a standard deviation of normal differences (chi-square).
+        """
+        n, value = self.bias.n, _Z * self.sd
+        if n < 2:
+            return Estimate(float("nan"), NO_INTERVAL, n)
+        low, high = (float(stats.chi2.ppf(p, n - 1)) for p in (0.975, 0.025))
+        factors = (np.sqrt((n - 1) / low), np.sqrt((n - 1) / high))
+        return Estimate(value, (float(value * factors[0]), float(value * factors[1])), n)
 
 
 def pearson(first: npt.ArrayLike, second: npt.ArrayLike) -> Estimate:

@@ -23,6 +23,9 @@ IMAGE_ENDINGS = (".tif", ".tiff", ".png")
 _ISLES18_CASE = re.compile(r"case_\d+")
 _ISLES24_PATIENT = re.compile(r"sub-stroke(case)?\d+")
 _SLICES_PATIENT = re.compile(r"(?:^|_)(\d{2}_\d{3,})$")
+_UNITOBRAIN = re.compile(r"(MOL-\d+)(_Registered(_Filtered_3mm_20HU(_Maps)?)?)?")
+#: The one folder in the archive of UniToBrain, which holds those of its patients.
+UNITOBRAIN_TOP = "DeepHealth_IEEE"
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,23 @@ def guess_layout(root: Path) -> str | None:
     tops = [root, root / "TRAINING", root / "TESTING"]
     if any(_ISLES18_CASE.fullmatch(n) for t in tops for n in folder_names(t)):
         return "isles18"
+    tops = [root, root / UNITOBRAIN_TOP]
+    if any(unitobrain_patient(n) for t in tops for n in folder_names(t)):
+        return "unitobrain"
     tops = [root, *(root / n for n in sorted(folders)[:100])]
+    tops += [top / n for top in tops[1:] for n in folder_names(top)[:10]]  # Parametric_Maps/CBF
     return "slices" if any(slices_patient(n) for t in tops for n in folder_names(t)) else None
 
 
 def slices_patient(name: str) -> str | None:
     """The "01_001" at the end of the name of a patient folder, None where there is none."""
     found = _SLICES_PATIENT.search(name)
+    return None if found is None else found[1]
+
+
+def unitobrain_patient(name: str) -> str | None:
+    """The "MOL-001" of the name of a folder of a scan or of maps, None for other names."""
+    found = _UNITOBRAIN.fullmatch(name)
     return None if found is None else found[1]
 
 

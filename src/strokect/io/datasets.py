@@ -27,6 +27,7 @@ from strokect.io.cases import (
 )
 from strokect.io.datasets_isles import Isles18Dataset, Isles24Dataset
 from strokect.io.datasets_slices import SliceDataset, SliceFolderOptions, write_slices
+from strokect.io.datasets_unitobrain import UniToBrainDataset, write_unitobrain
 from strokect.io.layouts import OwnLayout, Study, find_studies
 from strokect.io.nifti_maps import COMPUTE, read_maps
 from strokect.io.people import Person, read_people
@@ -40,9 +41,11 @@ __all__ = [
     "OwnDataset",
     "SliceDataset",
     "SliceFolderOptions",
+    "UniToBrainDataset",
     "guess_layout",
     "write_map_slices",
     "write_slices",
+    "write_unitobrain",
 ]
 
 #: What the description of a virtual data set says that made it.

@@ -81,7 +81,7 @@ def _image(found: MapSet, quantity: Quantity, options: MapInputOptions) -> npt.N
         scalar = from_colours(values, quantity) if coloured else np.asarray(values, np.float32)
         low, high = quantity.display_range
         scaled = np.clip((scalar - low) / (high - low), 0.0, 1.0)
-        inside = np.isfinite(scaled) if shown is None else np.isfinite(scaled) & shown
+        inside = np.isfinite(scalar) if shown is None else np.isfinite(scalar) & shown
         return np.where(inside, scaled, 0.0).astype(np.float32)[None]
     colours = values if coloured else colour_coded(values, quantity, shown)
     image = colours.astype(np.float32) / 255

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +64,8 @@ def field_of(
     if crop_mm is not None:
         box = brain_box(brain, (round(crop_mm / dy), round(crop_mm / dx)))
     shape = brain[:, *box].shape
-    wanted: Sequence[float] | None = spacing_mm
-    if pixels is not None:
-        size = max(shape[1] * dy, shape[2] * dx) / pixels
-        wanted = (dz, size, size)
-    return Field(box, regrid(shape, grid.spacing_mm, wanted))
+    if pixels is None:
+        return Field(box, regrid(shape, grid.spacing_mm, spacing_mm))
+    size = max(shape[1] * dy, shape[2] * dx) / pixels
+    # So many pixels, not about so many: 500 are brought to 512.
+    return Field(box, regrid(shape, grid.spacing_mm, (dz, size, size), alike=0.0))

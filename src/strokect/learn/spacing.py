@@ -50,17 +50,23 @@ class Regrid:
 
 
 def regrid(
-    shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float] | None
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    wanted_mm: Sequence[float] | None,
+    alike: float = ALIKE,
 ) -> Regrid:
-    """From voxels of ``spacing_mm`` (z, y, x) to about ``wanted_mm``; None keeps them."""
+    """From voxels of ``spacing_mm`` (z, y, x) to about ``wanted_mm``; None keeps them.
+
+    alike : an axis whose voxels differ from that by less than this share stays as it is.
+    """
     there: list[npt.NDArray[np.float32] | None] = []
     back: list[npt.NDArray[np.float32] | None] = []
     for n, size, wanted in zip(shape, spacing_mm, wanted_mm or spacing_mm, strict=True):
-        if abs(wanted / size - 1) < ALIKE:
+        count = max(1, round(n * size / wanted))
+        if count == n or abs(wanted / size - 1) < alike:
             there.append(None)
             back.append(None)
             continue
-        count = max(1, round(n * size / wanted))
         fine, coarse = _centres(n, n * size), _centres(count, n * size)
         there.append(resampling_matrix(fine, coarse))
         back.append(resampling_matrix(coarse, fine))

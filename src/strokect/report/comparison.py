@@ -15,15 +15,10 @@ from strokect.evaluate.tables import ALL, Score, lesion_classes
 from strokect.io.outputs import atomic_file
 from strokect.report import score_tables
 from strokect.report.pages import constants, environment, write_page
+from strokect.report.plots import look, short, style
 
-#: Colours that readers with any colour vision tell apart (Okabe M, Ito K, 2008), and markers.
-_COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F",
-)  # fmt: skip
-_MARKERS = "os^DvPX*"
 _BAND = 0.8  # share of the width of a group that its boxes fill
 _LEAST_BOX = 4  # studies; fewer are shown as points alone
-_LEGEND_NAME = 28  # characters
 
 Models = Mapping[str, Sequence[Score]]
 
@@ -132,7 +127,7 @@ def _volume_panel(ax: Any, models: Models, region: str) -> None:
         pairs = [(s.true_ml, s.found_ml) for s in scores if s.region == region]
         true, found = np.array(pairs).reshape(-1, 2).T
         most = max([most, *true, *found])
-        ax.scatter(true, found, **_look(number), s=26, alpha=0.75, linewidths=0, zorder=3)
+        ax.scatter(true, found, **look(number), s=26, alpha=0.75, linewidths=0, zorder=3)
     low, high = -0.03 * most, 1.04 * most
     ax.plot([0, most], [0, most], color="#777777", linewidth=1, zorder=2)
     ax.set(xlim=(low, high), ylim=(low, high))
@@ -148,7 +143,7 @@ def _strip(ax: Any, x: float, values: FloatArray, number: int, n_models: int) ->
     if not len(values):
         return
     wide = _BAND / n_models
-    colour = _look(number)["color"]
+    colour = look(number)["color"]
     if len(values) >= _LEAST_BOX:
         ax.boxplot(
             values, positions=[x], widths=0.8 * wide, showfliers=False, patch_artist=True,
@@ -159,27 +154,17 @@ def _strip(ax: Any, x: float, values: FloatArray, number: int, n_models: int) ->
         )  # fmt: skip
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     spread = ((ranks * 0.618034) % 1 - 0.5) * 0.55 * wide  # even and the same each time
-    ax.scatter(x + spread, values, **_look(number), s=20, alpha=0.8, linewidths=0, zorder=3)
+    ax.scatter(x + spread, values, **look(number), s=20, alpha=0.8, linewidths=0, zorder=3)
 
 
 def _position(place: int, number: int, n_models: int) -> float:
     return place + _BAND * ((number + 0.5) / n_models - 0.5)
 
 
-def _look(number: int) -> dict[str, str]:
-    """Colour and marker of a model; both change, so that grey prints stay readable."""
-    turn = number // len(_COLOURS)
-    return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "marker": _MARKERS[(number + turn) % len(_MARKERS)],
-    }
-
-
 def _legend(ax: Any, models: Models, content: Mapping[str, Any]) -> None:
     ax.set_axis_off()
     for number, name in enumerate(models):
-        short = name if len(name) <= _LEGEND_NAME else name[: _LEGEND_NAME - 1] + "…"
-        ax.scatter([], [], **_look(number), s=40, label=short.replace("$", r"\$"))
+        ax.scatter([], [], **look(number), s=40, label=short(name))
     ax.legend(
         loc="upper left", title="Model", alignment="left", frameon=False, fontsize=10,
         title_fontproperties={"weight": "bold", "size": 10},
@@ -195,9 +180,4 @@ def _legend(ax: Any, models: Models, content: Mapping[str, Any]) -> None:
 
 def _style(ax: Any, title: str, x_name: str, y_name: str) -> None:
     ax.set_title(title, fontsize=11, fontweight="bold", loc="left")
-    ax.set_xlabel(x_name, fontsize=9)
-    ax.set_ylabel(y_name, fontsize=9)
-    ax.tick_params(labelsize=9)
-    ax.grid(axis="y", color="#DDDDDD", linewidth=0.7, zorder=0)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    style(ax, x_name, y_name)
