@@ -72,7 +72,10 @@ def _run(args: argparse.Namespace) -> None:
     from strokect.training_settings import parse_training_settings
 
     path = setting_file(args.setting_filename or args.sname)
-    contents = [_overridden(content, args) for content in _contents(path, args)]
+    contents = _contents(path, args)
+    for content in contents:  # as it stands, so that there is something to override
+        parse_training_settings(content, path)
+    contents = [_overridden(content, args) for content in contents]
     chosen = [parse_training_settings(content, path) for content in contents]
     for settings in chosen:
         _check(settings, args)
@@ -155,9 +158,7 @@ def _overridden(content: dict[str, Any], args: argparse.Namespace) -> dict[str, 
     out = dict(content)
 
     def put(room: str, **values: Any) -> None:
-        inner = out.get(room, {})
-        if isinstance(inner, dict):  # else the schema says what is wrong with it
-            out[room] = {**inner, **values}
+        out[room] = {**out.get(room, {}), **values}
 
     if args.classes is not None:
         put("data", classes=args.classes)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from strokect import RESEARCH_USE_ONLY, pipeline, scoring
-from strokect.core.errors import SettingsError
+from strokect.core.errors import ScanError, SettingsError
 from strokect.evaluate.factors import SettingRow, factor_effects, layer_weights, pairs_of
 from strokect.evaluate.paired import Models
 from strokect.io import nifti
@@ -88,6 +88,8 @@ def run_experiment(
     chosen = [with_folder(s, Path(root) if root else None) for s in chosen]
     layout, tests = _tests(chosen[0])
     began = time.monotonic()
+    if options.rules:  # first: data without scans are refused before hours of training
+        _try_rules(layout, tests, out / RULES, say, progress)
     runs = []
     for settings in chosen:
         folder = out / settings.name
@@ -102,14 +104,7 @@ def run_experiment(
                 _predict(model, study, case, _place(folder, case), options.uncertainty)
         runs.append(_evaluate(folder, settings, tests))
     if options.rules:
-        folder = out / RULES
-        todo = [c for c in tests if not (_place(folder, c) / DONE_FILE).exists()]
-        _say_tests(say, RULES, tests, todo)
-        with progress() as listener:
-            for n, case in enumerate(todo):
-                listener(RULES, n, len(todo))
-                _apply_rules(layout, case, _place(folder, case))
-        runs.append(_evaluate(folder, chosen[0], tests))
+        runs.append(_evaluate(out / RULES, chosen[0], tests))
     say(f"trained, tested and evaluated in {(time.monotonic() - began) / 60:.0f} min")
     content = scoring.compare(runs, out / "comparison", overwrite=True)
     if any(isinstance(s.input, MapInputOptions) for s in chosen):
@@ -222,6 +217,21 @@ def _predict(
 ) -> None:
     options = PredictOptions(uncertainty=uncertainty, clinical=case.clinical, overwrite=True)
     predict_scan(model, lambda progress: study(), out, options)
+
+
+def _try_rules(
+    layout: Layout, tests: Sequence[Case], folder: Path, say: Say, bar: Progress
+) -> None:
+    todo = [c for c in tests if not (_place(folder, c) / DONE_FILE).exists()]
+    _say_tests(say, RULES, tests, todo)
+    with bar() as listener:
+        for n, case in enumerate(todo):
+            listener(RULES, n, len(todo))
+            try:
+                _apply_rules(layout, case, _place(folder, case))
+            except ScanError as error:
+                fix = f"{error.fix}, or leave the rules out: --no-rules"
+                raise ScanError(error.what, error.where, fix) from error
 
 
 def _apply_rules(layout: Layout, case: Case, out: Path) -> None:

@@ -18,7 +18,12 @@ from strokect.learn.finetune import Stage
 from strokect.learn.inputs import InputOptions
 from strokect.learn.map_inputs import MapInputOptions
 from strokect.model_cards import SCHEMA, SETTINGS_FILE, ModelCard, find_model, read_model
-from strokect.training_settings import TrainingSettings, build_network, parse_training_settings
+from strokect.training_settings import (
+    PRIVATE,
+    TrainingSettings,
+    build_network,
+    parse_training_settings,
+)
 
 CARD_FILE = "card.md"
 
@@ -54,15 +59,8 @@ def write_model(
             partial / WEIGHTS_FILE, module_weights(checkpoint, "network."), {"format": "pt"}
         )
         load_weights(network, partial / WEIGHTS_FILE)
-        kept = settings.model_copy(
-            update={
-                "data": settings.data.model_copy(update={"folder": ""}),
-                "network": settings.network.model_copy(update={"encoder_weights": ""}),
-            }
-        )
-        content = {
-            "schema": SCHEMA, "settings": kept.model_dump(mode="json"), "card": asdict(card)
-        }  # fmt: skip
+        kept = settings.model_dump(mode="json", exclude=PRIVATE)
+        content = {"schema": SCHEMA, "settings": kept, "card": asdict(card)}
         (partial / SETTINGS_FILE).write_text(_exact(content), encoding="utf-8")
         (partial / CARD_FILE).write_text(_card_text(settings, card, network), encoding="utf-8")
         write_json(partial / DONE_FILE, {"schema": SCHEMA, "name": settings.name})

@@ -38,7 +38,7 @@ from strokect.pipeline import Stages
 from strokect.provenance import provenance
 from strokect.report.segmentation import write_segmentation_report
 from strokect.training_processes import same_threads
-from strokect.training_settings import needs_of
+from strokect.training_settings import PRIVATE, needs_of
 
 SCHEMA = "strokect.segmentation/1"
 FLIP = UncertaintyOptions("flip")
@@ -220,9 +220,7 @@ def _result(
             **model.described(),
             "uncertainty": {"method": uncertainty.method, "draws": len(found.counts)},
         },
-        "settings": model.settings.model_dump(
-            mode="json", exclude={"data": {"folder"}, "network": {"encoder_weights"}}
-        ),
+        "settings": model.settings.model_dump(mode="json", exclude=PRIVATE),
         "provenance": {**made_by, "torch": torch.__version__},
     }
     return SegmentationResult(

@@ -38,6 +38,10 @@ from strokect.settings import in_one_line
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _EXAMPLE = '{"name": "mine", "network": {"name": "mjnet_4d"}}'
+#: Keys with paths and ids of patients: neither models nor results hold them.
+PRIVATE: Any = {
+    "data": {"folder", "train_patients", "test_patients"}, "network": {"encoder_weights"}
+}  # fmt: skip
 #: Kinds of input by their name in the settings.
 _INPUTS = {"ctp": InputOptions, "maps": MapInputOptions}
 

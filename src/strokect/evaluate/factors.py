@@ -38,6 +38,8 @@ _WEIGHTS = {
 ADDS, TAKES_AWAY, NOT_SHOWN, TOO_FEW = (
     "adds", "takes away", "no difference shown", "too few patients",
 )  # fmt: skip
+#: The interval of fewer patients says little more than their range.
+_LEAST_PATIENTS = 6
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,6 @@ def _differences(
 
 def _effect(found: Estimate) -> str:
     low, high = found.ci
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if found.n < _LEAST_PATIENTS or not (math.isfinite(low) and math.isfinite(high)):
         return TOO_FEW
     return ADDS if low > 0 else TAKES_AWAY if high < 0 else NOT_SHOWN
