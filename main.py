@@ -130,7 +130,7 @@ def _contents(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         True if args.pm else None,
         patients_in(args.data) if args.data else (),
     )
-    done = upgrade(content, options=options)
+    done = upgrade(content, options=options, path=path)
     shown = [n for n in done.notes if args.verbose or n.action == "dropped"]
     print(f"{path}: an older setting file; {len(done.notes)} keys read, what is not used:")
     for note in shown:

@@ -47,7 +47,8 @@ def upgrade(
         return
     patients = patients_in(data) if data is not None else ()
     name = (out or old).stem
-    done = run(content, options=LegacyOptions(name, classes, tile, dimension, patients=patients))
+    options = LegacyOptions(name, classes, tile, dimension, patients=patients)
+    done = run(content, options=options, path=old)
     files = _files(done, out or old.with_suffix(".new.json"))
     for path, new in files.items():
         parse_training_settings(new, path)

@@ -137,7 +137,8 @@ def _row(settings: TrainingSettings) -> SettingRow:
 def _untold(settings: TrainingSettings) -> dict[str, Any]:
     """What a row of the table does not tell."""
     told: Any = {"name": True, "finetune": True, "input": {"maps", "scores"}}
-    return settings.model_dump(mode="json", exclude=told)
+    epochs = [stage.epochs or settings.training.epochs for stage in settings.finetune]
+    return {**settings.model_dump(mode="json", exclude=told), "epochs": sum(epochs)}
 
 
 def read_settings(

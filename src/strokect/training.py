@@ -172,7 +172,7 @@ def _fit_stages(
         if number > 1:
             network.load_state_dict(module_weights(found.checkpoint, "network."))
         freeze(network, stage.train)
-        chosen = _of_stage(settings, stage)
+        chosen = _of_stage(settings, stage, number)
         module, samples, volumes = _learning(chosen, network, patients, folders.kept)
         found = fit(
             module, samples, volumes, chosen.training, out,
@@ -183,12 +183,13 @@ def _fit_stages(
     return best.checkpoint
 
 
-def _of_stage(settings: TrainingSettings, stage: Stage) -> TrainingSettings:
+def _of_stage(settings: TrainingSettings, stage: Stage, number: int) -> TrainingSettings:
     """Settings with what the stage says of its own; limits that go beyond it follow."""
     training, optimizer = settings.training, settings.optimizer
     epochs, lr = stage.epochs or training.epochs, stage.lr or optimizer.lr
     training = replace(
         training,
+        seed=training.seed + number - 1,  # other samples than those of the stage before
         epochs=epochs,
         patience=stage.patience or training.patience,
         validate_every=min(training.validate_every, epochs),

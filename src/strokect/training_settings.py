@@ -164,7 +164,7 @@ def load_training_settings(
     """
     content = read_json_object(path, _EXAMPLE)
     if legacy.is_legacy(content):
-        done = legacy.upgrade(content, options=legacy.LegacyOptions(path.stem))
+        done = legacy.upgrade(content, options=legacy.LegacyOptions(path.stem), path=path)
         if len(done.settings) != 1:
             raise SettingsError(
                 f"{len(done.settings)} models in one file",

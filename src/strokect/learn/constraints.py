@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def penalty(network: nn.Module, l1: float, l2: float) -> Tensor | float:
-    """l1 x sum |w| + l2 x sum w^2 over the trained weights of all layers; 0.0 where both are 0.
+@torch.no_grad()
+def shrink(network: nn.Module, l1: float, l2: float, lr: float) -> None:
+    """One step of the penalty l1 x sum |w| + l2 x sum w^2 on the trained weights.
 
-    As a Keras ``l1_l2`` regulariser on every kernel, but frozen layers, which nothing can change,
-    add nothing.
+    Beside the loss, not in it [1]_: Adam divides the gradient by its size, so that a penalty in
+    the loss, however small, shrinks a weight at the full rate as soon as the data ask little of
+    it. A layer before a normalisation loses nothing by that until it is gone, as the bottleneck
+    of ``multi_input`` did. With plain gradient descent both ways are the same.
+
+    .. [1] Loshchilov I, Hutter F, ICLR 2019.
     """
-    if l1 == 0 and l2 == 0:
-        return 0.0
-    total: Tensor | float = 0.0
     for weight, _ in _trained(network):
-        total = total + l1 * weight.abs().sum() + l2 * weight.square().sum()
-    return total
+        weight.mul_(1 - 2 * lr * l2)
+        if l1:
+            weight.copy_(weight.sign() * (weight.abs() - lr * l1).clamp(min=0))
 
 
 @torch.no_grad()

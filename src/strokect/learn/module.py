@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from strokect.core.errors import SettingsError
-from strokect.learn.constraints import limit_norms, penalty
+from strokect.learn.constraints import limit_norms, shrink
 from strokect.learn.data import Batch, Needs
 from strokect.learn.predict import Tiling, predict_volume, seeing
 
@@ -22,8 +22,8 @@ class OptimizerOptions:
     """lr, weight_decay, momentum : as in torch. schedule : "cosine" falls to ``lr_min`` over the
     whole training; "plateau" multiplies by ``factor`` each time ``patience`` validations in a row
     were no better, down to ``lr_min``. warmup : epochs of linear rise. clip : greatest norm of the
-    gradient, None for any. l1, l2 : penalty on the sum of sizes and of squares of trained weights.
-    max_norm : greatest norm of the weights of one output channel, None for any."""
+    gradient, None for any. l1, l2 : penalty on the sum of sizes and of squares of trained weights,
+    beside the loss. max_norm : greatest norm of the weights of one output channel, None for any."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -116,13 +116,16 @@ class SegmentationModule(pl.LightningModule):
         loss = self.loss(self.network(*inputs), batch.label, batch.weight)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, prog_bar=True,
                  batch_size=len(batch.image))  # fmt: skip
-        options = self._optimizer
-        return torch.as_tensor(loss + penalty(self.network, options.l1, options.l2))
+        return torch.as_tensor(loss)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self._optimizer.max_norm is not None:
-            limit_norms(self.network, self._optimizer.max_norm)
+        options = self._optimizer
+        if options.l1 or options.l2:
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            shrink(self.network, options.l1, options.l2, lr)
+        if options.max_norm is not None:
+            limit_norms(self.network, options.max_norm)
 
     def on_validation_epoch_start(self) -> None:
         self._sums = self._nothing()

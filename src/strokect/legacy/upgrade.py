@@ -6,7 +6,7 @@ import os.path
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from strokect.core.errors import SettingsError
@@ -49,11 +49,23 @@ class Upgraded:
     notes: tuple[Note, ...]
 
 
-def upgrade(content: Mapping[str, Any], *, options: LegacyOptions = LegacyOptions()) -> Upgraded:
-    """New settings from an older file's content.
+def upgrade(
+    content: Mapping[str, Any],
+    *,
+    options: LegacyOptions = LegacyOptions(),
+    path: Path | None = None,
+) -> Upgraded:
+    """New settings from an older file's content. path : of the file, for errors.
 
     Raises SettingsError for a key or value that is not known or has no like here, with the reason.
     """
+    try:
+        return _upgraded(content, options)
+    except SettingsError as error:
+        raise SettingsError(error.what, error.where or path, error.fix) from error
+
+
+def _upgraded(content: Mapping[str, Any], options: LegacyOptions) -> Upgraded:
     top = Room(content)
     top.notes.extend(dropped(content))
     if not content.get("models"):
@@ -215,6 +227,8 @@ def _patients(top: Room, known: tuple[str, ...]) -> dict[str, Any]:
         train = []
     elif both:  # as in the source: who tests, does not train
         train = [p for p in train if p not in tests]
+    if not everyone and not train:  # an empty list would be all others
+        raise top.error(key, "Name patients that do not test", "nobody is left to train with")
     left_out = "; those that test are left out" if both else ""
     top.moved(
         key, "all that do not test" if everyone else f"data.train_patients: {len(train)}{left_out}"
