@@ -21,7 +21,15 @@ FLOORS = {
         5,
     ),
     **dict.fromkeys(
-        ("study", "network_input", "scoring_inputs", "slice_export", "training_data"), 6
+        (
+            "study",
+            "network_input",
+            "scoring_inputs",
+            "slice_export",
+            "training_data",
+            "training_patients",
+        ),
+        6,
     ),
     **dict.fromkeys(("training", "prediction", "cohort_tasks", "scoring"), 7),
     **dict.fromkeys(("cohort_tables", "cohort_workers", "experiment"), 8),

@@ -11,14 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from strokect import training  # noqa: E402
+from strokect import training, training_patients  # noqa: E402
 from strokect.core.errors import InputError, OutputExistsError, SettingsError  # noqa: E402
 from strokect.io import datasets, nifti  # noqa: E402
 from strokect.io.layouts import OwnLayout  # noqa: E402
 from strokect.learn.cache import Example  # noqa: E402
 from strokect.learn.data import EpochSampler  # noqa: E402
 from strokect.network_input import CaseLoader  # noqa: E402
-from strokect.training import TrainingFolders, find_patients, train  # noqa: E402
+from strokect.training import TrainingFolders, train  # noqa: E402
+from strokect.training_patients import check_patients, find_patients, split_table  # noqa: E402
 from strokect.training_settings import (  # noqa: E402
     build_network,
     parse_training_settings,
@@ -160,7 +161,8 @@ class TestListed:
 
     def test_a_whole_id_goes_before_the_end_of_another(self, tmp_path):
         patients = dict.fromkeys(("002", "A002", "B01"), "")
-        assert training._named(["002", "01"], patients, settings(tmp_path)) == {"002", "B01"}
+        found = training_patients._named(["002", "01"], patients, settings(tmp_path))
+        assert found == {"002", "B01"}
 
 
 class TestTruth:
@@ -183,7 +185,7 @@ class TestTruth:
     def test_the_truth_of_test_patients_is_not_needed(self, tmp_path):
         root = index(tmp_path / "data", ["train", "val", "test"])
         OwnLayout(root, "0003").truth_mask("core").unlink()
-        training._check_patients(find_patients(settings(root)), settings(root))
+        check_patients(find_patients(settings(root)), settings(root))
 
 
 class TestFolder:
@@ -197,7 +199,7 @@ class TestFolder:
         (out / "checkpoints").mkdir(parents=True)
         (out / "checkpoints" / "last.safetensors").touch()
         (out / "settings.json").write_text(training.settings_text(found))
-        (out / "split.tsv").write_text(training._split_table(find_patients(found)))
+        (out / "split.tsv").write_text(split_table(find_patients(found)))
         if finished:
             (out / "model").mkdir()
             (out / "model" / "summary.json").write_text("{}")
@@ -289,7 +291,7 @@ class TestThousand:
         tracemalloc.start()
         found = settings(thousand)
         patients = find_patients(found)
-        training._check_patients(patients, found)
+        check_patients(patients, found)
         _, samples, volumes = training._learning(found, build_network(found), patients, tmp_path)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

@@ -111,15 +111,17 @@ def predict(
     from strokect.core.clinical import Clinical
     from strokect.io.outputs import to_json
     from strokect.models import load_model
-    from strokect.prediction import PredictOptions, predict_study
+    from strokect.prediction import PredictOptions, predict_study, unused_scores
 
     if interval is not None and times is not None:
         raise typer.BadParameter("give --interval or --times, not both")
-    clinical = Clinical(nihss, age, sex)  # type: ignore[arg-type]
+    clinical = Clinical(nihss, age, sex.upper() if sex else None)  # type: ignore[arg-type]
     options = PredictOptions(
         interval, times, _uncertainty(uncertainty, draws), clinical, overwrite=overwrite
     )
     loaded = load_model(model)
+    for unused in unused_scores(loaded, clinical):
+        typer.echo(f"note: the network does not ask for {unused}", err=True)
     with progress() as listener:
         summary = predict_study(loaded, source, out, options, listener)
     if as_json:

@@ -27,8 +27,9 @@ from strokect.pipeline import Stages
 from strokect.prediction import FLIP, PredictOptions, predict_scan
 from strokect.report import settings_table
 from strokect.settings import load_settings
-from strokect.training import TrainingFolders, find_patients, is_trained, train
+from strokect.training import TrainingFolders, is_trained, train
 from strokect.training_data import with_data
+from strokect.training_patients import find_patients
 from strokect.training_processes import same_threads
 from strokect.training_settings import (
     TrainingSettings,
@@ -87,6 +88,7 @@ def run_experiment(
         root = with_data(chosen[0], data, out, say, listener).data.folder
     chosen = [with_folder(s, Path(root) if root else None) for s in chosen]
     layout, tests = _tests(chosen[0])
+    (out / SETTINGS_TABLE).unlink(missing_ok=True)  # of an earlier run, perhaps of other settings
     began = time.monotonic()
     if options.rules:  # first: data without scans are refused before hours of training
         _try_rules(layout, tests, out / RULES, say, progress)

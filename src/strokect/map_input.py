@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from strokect import pipeline
+from strokect.core.flags import flag
 from strokect.core.mapset import MapSet
-from strokect.core.types import CTSeries
+from strokect.core.types import CTSeries, QualityFlag
 from strokect.learn.map_inputs import MapInputOptions, brain_of, map_channels
 from strokect.learn.scan_input import ScanInput, field_of
 from strokect.perfusion.prepare import Given
@@ -34,8 +35,25 @@ def computed_maps(
         found.masks["brain"].data,
         found.mean_ct.data,
         found.flags,
-        f"computed by {options.estimator}",
+        source_of(options.estimator, options.denoise),
     )
+
+
+def source_of(estimator: str, denoise: str) -> str:
+    """Where maps come from, in a few words."""
+    return f"computed by {estimator}, {denoise}"
+
+
+def other_maps(source: str, options: MapInputOptions) -> QualityFlag | None:
+    """A finding where maps do not come from where those came from that the network learnt on."""
+    wanted = source_of(options.estimator, options.denoise)
+    if options.source == "files":
+        # What files of a data set hold is not known; that these were computed here is.
+        wanted = "read from files" if source == wanted else source
+    if source == wanted:
+        return None
+    what = f"The network was trained on maps {wanted}; these are {source}"
+    return flag("OTHER_MAPS", what)
 
 
 def map_input(found: MapSet, options: MapInputOptions) -> ScanInput:

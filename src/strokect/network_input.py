@@ -23,7 +23,7 @@ from strokect.learn.cache import Example, read_arrays, read_example, write_array
 from strokect.learn.inputs import InputOptions
 from strokect.learn.map_inputs import MapInputOptions, clinical_vector
 from strokect.learn.scan_input import ScanInput
-from strokect.map_input import computed_maps, map_input
+from strokect.map_input import computed_maps, map_input, source_of
 
 #: Counts up when scans are prepared in another way, so that earlier ones are prepared anew.
 PREPARED = 3
@@ -112,6 +112,7 @@ class CaseLoader:
             options=options,
             scan=_stamps(self.layout, case, self.options),
             labels=stamp(case.labels),
+            **_sizes(case),
         )
 
 
@@ -119,6 +120,10 @@ def _stamps(layout: Layout, case: Case, options: Options) -> list[str]:
     if isinstance(options, MapInputOptions) and options.source == "files":
         return [stamp(path) for path in layout.map_files(case, options.maps)]
     return [stamp(case.scan)]
+
+
+def _sizes(case: Case) -> dict[str, str]:
+    return {"sizes": case.sizes} if case.sizes else {}
 
 
 def _digest(**what: Any) -> str:
@@ -134,6 +139,7 @@ def _kept_maps(layout: Layout, case: Case, options: MapInputOptions, cache: Path
         denoise=options.denoise,
         motion=options.motion_correction,
         scan=stamp(case.scan),
+        **_sizes(case),
     )
     place = cache / f"{case.name}-maps-{key}"
     kept = read_arrays(place, {"affine", "brain", "mean_hu", "flags", *options.maps})
@@ -157,5 +163,5 @@ def _kept_maps(layout: Layout, case: Case, options: MapInputOptions, cache: Path
         brain,
         np.asarray(kept["mean_hu"]),
         tuple(flag(code, message, level) for code, level, message in kept["flags"].tolist()),
-        source=f"computed by {options.estimator}",
+        source=source_of(options.estimator, options.denoise),
     )

@@ -21,9 +21,10 @@ from strokect.core.classes import (
     PENUMBRA,
     from_classes,
 )
-from strokect.core.clinical import UNKNOWN, Clinical
+from strokect.core.clinical import SCORES, UNKNOWN, Clinical
 from strokect.core.errors import StrokeCTError
 from strokect.core.flags import flag
+from strokect.core.mapset import MapSet
 from strokect.core.result import SegmentationResult
 from strokect.core.types import FloatArray, Grid, Mask, Progress, QualityFlag, Volume
 from strokect.io import nifti
@@ -32,6 +33,7 @@ from strokect.io.outputs import check_output_folder, result_folder, write_json
 from strokect.learn.map_inputs import MapInputOptions, clinical_vector, missing_scores
 from strokect.learn.predict import Prediction, UncertaintyOptions, predict_with_uncertainty
 from strokect.learn.scan_input import ScanInput
+from strokect.map_input import other_maps, source_of
 from strokect.models import Model
 from strokect.network_input import Study, study_input
 from strokect.pipeline import Stages
@@ -128,10 +130,20 @@ def segment(
     beside = np.zeros(0, np.float32)
     if isinstance(options, MapInputOptions):
         beside = clinical_vector(clinical, options.scores)
-        seen = replace(seen, flags=(*seen.flags, *_missing(clinical, options)))
+        computed = source_of(options.estimator, options.denoise)
+        other = other_maps(study.source if isinstance(study, MapSet) else computed, options)
+        more = [*_missing(clinical, options), *([] if other is None else [other])]
+        seen = replace(seen, flags=(*seen.flags, *more))
     with stages("network") as progress:
         found = _found(model, seen, beside, uncertainty, progress)
     return _result(model, study.grid, seen, found, uncertainty, made_by)
+
+
+def unused_scores(model: Model, clinical: Clinical) -> list[str]:
+    """Clinical scores that are known and that the network does not ask for."""
+    options = model.settings.input
+    asked = options.scores if isinstance(options, MapInputOptions) else ()
+    return [n for n in SCORES if n not in asked and getattr(clinical, n) is not None]
 
 
 def _missing(clinical: Clinical, options: MapInputOptions) -> list[QualityFlag]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +15,24 @@ import torch
 
 from strokect import __version__
 from strokect.core.classes import CLASS_NAMES
-from strokect.core.errors import OutputExistsError, ScanError, SettingsError, StrokeCTError
+from strokect.core.errors import OutputExistsError, StrokeCTError
 from strokect.core.types import Progress, no_progress
-from strokect.io.cases import no_truth
-from strokect.io.datasets import Case, Layout, is_virtual
+from strokect.io.datasets import is_virtual
 from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
 from strokect.learn.cache import Example
 from strokect.learn.checkpoint import module_weights
 from strokect.learn.data import SlabDataset, VolumeDataset
 from strokect.learn.finetune import Stage, freeze
 from strokect.learn.module import SegmentationModule
-from strokect.learn.splits import k_folds, parts_of_fold, split_patients
 from strokect.learn.train import Epoch, Fitted, Machine, fit, last_checkpoint
 from strokect.model_cards import ModelCard
 from strokect.models import settings_text, write_model
 from strokect.network_input import CaseLoader
 from strokect.training_data import COHORT
+from strokect.training_patients import Patients, check_patients, find_patients, split_table
 from strokect.training_processes import others, rank, same_threads, told
 from strokect.training_settings import (
     TrainingSettings,
-    build_layout,
     build_loss,
     build_network,
     needs_of,
@@ -63,18 +59,6 @@ class TrainingFolders:
         return self.out / "cache" if self.cache is None else self.cache
 
 
-@dataclass(frozen=True)
-class Patients:
-    """The cases of a data set, and the part ("train", "val", "test") of each by name."""
-
-    layout: Layout
-    cases: Sequence[Case]
-    parts: Mapping[str, str]
-
-    def of(self, part: str) -> list[Case]:
-        return [case for case in self.cases if self.parts.get(case.name) == part]
-
-
 def train(
     settings: TrainingSettings,
     folders: TrainingFolders,
@@ -94,7 +78,7 @@ def train(
     for a run that stands there (without ``resume``) or is of other settings or patients.
     """
     patients = find_patients(settings)
-    _check_patients(patients, settings)
+    check_patients(patients, settings)
     torch.manual_seed(settings.training.seed)  # of the first weights
     network = build_network(settings)
     model = folders.out / MODEL_FOLDER
@@ -108,7 +92,7 @@ def train(
         with atomic_file(folders.out / SETTINGS_FILE) as path:
             path.write_text(settings_text(settings), encoding="utf-8")
         with atomic_file(folders.out / SPLIT_FILE) as path:
-            path.write_text(_split_table(patients), encoding="utf-8")
+            path.write_text(split_table(patients), encoding="utf-8")
     if start:
         say(start)
     request = {
@@ -257,109 +241,6 @@ class _Loader:
             return self.load(number)
 
 
-def find_patients(settings: TrainingSettings) -> Patients:
-    """The cases of the data set, by names alone, and how they are shared out."""
-    layout, cases = find_cases(settings)
-    return Patients(layout, cases, parts_of(cases, settings))
-
-
-def find_cases(settings: TrainingSettings) -> tuple[Layout, list[Case]]:
-    """The cases of the data set, by names alone."""
-    if not settings.data.folder:
-        raise SettingsError("no data set", "data.folder", "Give --data DIR")
-    layout: Layout = build_layout(settings)
-    if settings.data.classes not in layout.classes:
-        raise SettingsError(
-            f"{settings.data.classes} classes of a data set in layout {settings.data.layout!r}",
-            "data.classes",
-            f"Its truth gives {' or '.join(map(str, layout.classes))}",
-        )
-    return layout, layout.cases(Path(settings.data.folder))
-
-
-def parts_of(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str]:
-    """Part ("train", "val", "test") of every case by name; a patient's cases go together.
-
-    Raises SettingsError where the data set's own split leaves some patients out.
-    """
-    data = settings.data
-    groups = {case.patient: case.group for case in cases}
-    if data.folds is not None:
-        by_patient = parts_of_fold(k_folds(groups, data.folds, data.seed), data.fold)
-    elif data.split == "given" and any(case.split for case in cases):
-        without = [case.patient for case in cases if not case.split]
-        if without:
-            raise SettingsError(
-                f"the data set gives a split, but none for {without[0]}",
-                data.folder,
-                'Complete participants.tsv, or set data.split to "random"',
-            )
-        return {case.name: case.split for case in cases}
-    elif data.split == "listed":
-        return _listed_parts(cases, settings)
-    else:
-        by_patient = split_patients(groups, data.fractions, data.seed)
-    return {case.name: by_patient[case.patient] for case in cases}
-
-
-def _listed_parts(cases: Sequence[Case], settings: TrainingSettings) -> dict[str, str]:
-    """Parts of the patients that the settings list; cases that are in no list are left out."""
-    data = settings.data
-    groups = {case.patient: case.group for case in cases}
-    tests = _named(data.test_patients, groups, settings)
-    learn = _named(data.train_patients, groups, settings) or set(groups)
-    rest = {p: g for p, g in groups.items() if p in learn - tests}
-    shares = data.fractions[:2]
-    if not sum(shares) > 0:
-        raise SettingsError("no share to train with", "data.fractions", "Give train and val more")
-    if data.validation_patients is not None:
-        if data.validation_patients >= len(rest):
-            raise SettingsError(
-                f"{data.validation_patients} of {len(rest)} patients to validate",
-                "data.validation_patients",
-                "Give fewer",
-            )
-        shares = (len(rest) - data.validation_patients, data.validation_patients)
-    fractions = (shares[0] / sum(shares), shares[1] / sum(shares), 0.0)
-    parts = {**dict.fromkeys(tests, "test"), **split_patients(rest, fractions, data.seed)}
-    return {case.name: parts[case.patient] for case in cases if case.patient in parts}
-
-
-def _named(ids: Sequence[str], patients: Mapping[str, str], settings: TrainingSettings) -> set[str]:
-    """The patients that ids name, in full or by their end. Raises SettingsError for another id."""
-    found = set()
-    for name in ids:
-        matches = {p for p in patients if p == name} or {p for p in patients if p.endswith(name)}
-        if len(matches) != 1:
-            what = "no patient is" if not matches else f"{len(matches)} patients are"
-            raise SettingsError(
-                f"{what} called {name!r}", settings.data.folder, "Correct the lists in data"
-            )
-        found |= matches
-    return found
-
-
-def _check_patients(patients: Patients, settings: TrainingSettings) -> None:
-    """Refuse parts without patients, and cases that lack a file of their truth."""
-    for part in ("train", "val"):
-        chosen = patients.of(part)
-        if not chosen:
-            raise SettingsError(
-                f"no patients in the part {part!r}",
-                settings.data.folder,
-                'Give more, other data.fractions, or data.split "random"',
-            )
-        for case in chosen:
-            files = patients.layout.truth_files(case)
-            if not files:
-                raise no_truth(case)
-            for path in files:
-                if not path.exists():
-                    raise ScanError(
-                        "a file of the truth is missing", path, "Add it or leave the case out"
-                    )
-
-
 def _check_folder(out: Path, settings: TrainingSettings, patients: Patients, resume: bool) -> None:
     """Refuse a folder with something else, or with a run of other settings or patients."""
     if out.exists() and not out.is_dir():
@@ -388,7 +269,7 @@ def _check_folder(out: Path, settings: TrainingSettings, patients: Patients, res
             "Choose another folder",
         )
     split = out / SPLIT_FILE
-    if split.exists() and split.read_text(encoding="utf-8") != _split_table(patients):
+    if split.exists() and split.read_text(encoding="utf-8") != split_table(patients):
         raise OutputExistsError(
             f"the training that stands there has other patients ({SPLIT_FILE})",
             out,
@@ -409,13 +290,3 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{key}.{name}" if key else name, inner)
     else:
         yield key, value
-
-
-def _split_table(patients: Patients) -> str:
-    out = io.StringIO()
-    table = csv.writer(out, delimiter="\t", lineterminator="\n")
-    table.writerow(("case", "patient", "group", "part"))
-    table.writerows(
-        (c.name, c.patient, c.group, patients.parts.get(c.name, "")) for c in patients.cases
-    )
-    return out.getvalue()

@@ -231,6 +231,9 @@ def _check(settings: TrainingSettings) -> None:
         raise SettingsError(
             f"the name {name!r}", fix="Use letters, digits and . _ - + in it, a letter first"
         )
+    fractions = settings.data.fractions
+    if not all(0 <= share <= 1 for share in fractions):
+        raise SettingsError(f"shares of {fractions}", "data.fractions", "Give 0 to 1 each")
     build_layout(settings)
     build_loss(settings)
     _config(settings)

@@ -268,14 +268,22 @@ def test_frozen_layers_stay_through_penalty_limit_and_decay(tmp_path):
 
 
 def test_penalties_pull_as_by_hand(tmp_path):
-    """A step of steepest descent differs by lr x (l1 sign + 2 l2 w), at the weights alone."""
-    start = _Dense().state_dict()
+    """A step of the loss, and then one of the penalties, at the weights alone."""
     plain = _fitted(tmp_path / "plain", epochs=1, cases=1).state_dict()
     pulled = _fitted(tmp_path / "pulled", epochs=1, cases=1, l1=0.2, l2=0.3).state_dict()
-    for name, value in start.items():
-        pull = 0.1 * (0.2 * value.sign() + 0.6 * value) * name.endswith("weight")
-        assert not torch.equal(plain[name], value)
-        torch.testing.assert_close(pulled[name], plain[name] - pull)
+    for name, value in plain.items():
+        smaller = value * (1 - 2 * 0.1 * 0.3)
+        smaller = smaller.sign() * (smaller.abs() - 0.1 * 0.2).clamp(min=0)
+        expected = smaller if name.endswith("weight") else value
+        torch.testing.assert_close(pulled[name], expected)
+
+
+def test_a_penalty_leaves_what_the_data_ask_little_of(tmp_path):
+    """In the loss, Adam would take the smallest penalty for a full step and end it."""
+    free = _fitted(tmp_path / "free", epochs=3, name="adam").state_dict()
+    pulled = _fitted(tmp_path / "pulled", epochs=3, name="adam", l1=1e-6, l2=1e-5).state_dict()
+    for name, value in free.items():
+        torch.testing.assert_close(pulled[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_norms_are_limited_after_every_step(tmp_path):

@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "BRAIN_MASK": "the brain mask has an unusual volume",
     "NO_REFERENCE": "little unaffected tissue: relative values are uncertain",
     "NO_CLINICAL": "clinical scores that the network was trained with are not known",
+    "OTHER_MAPS": "maps are of another method than those that the network was trained on",
     "NO_DICOM": "the results could not be written as DICOM",
 }
 

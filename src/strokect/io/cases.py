@@ -35,7 +35,8 @@ class Case:
     name : unique, safe as the name of a folder. patient : unit of splits; all cases of a patient
     stay together. scan : file or folder. labels : file or folder of the truth, None without one.
     group : "LVO", "non-LVO", "WIS" or "" (not known). split : "train", "val", "test" or "".
-    clinical : what is known beside the images.
+    clinical : what is known beside the images. sizes : what a table says of how the images are to
+    be read, as words; prepared scans are kept with it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     group: str = ""
     split: str = ""
     clinical: Clinical = UNKNOWN
+    sizes: str = ""
 
 
 class Layout(Protocol):

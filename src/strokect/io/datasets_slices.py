@@ -101,6 +101,7 @@ class SliceDataset:
                 Case(
                     safe_name(folder.name), patient or folder.name, folder, labels, group,
                     person.split, person.clinical,
+                    " ".join(f"{n}={c}" for n in _SIZES if (c := person.cells.get(n, ""))),
                 )
             )  # fmt: skip
         return checked(found, root, "slices")

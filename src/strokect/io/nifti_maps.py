@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from strokect.core.errors import GeometryError, ScanError
+from strokect.core.flags import flag
 from strokect.core.mapset import MapSet
 from strokect.core.quantities import QUANTITIES
 from strokect.core.types import BoolArray, FloatArray, Grid
@@ -16,6 +17,7 @@ from strokect.io import nifti
 
 #: What to do where maps are missing.
 COMPUTE = "set input.source to computed"
+_OTHER = "of an unknown method"
 
 
 def read_maps(
@@ -71,8 +73,22 @@ def map_label(name: str) -> str:
 
 
 def read_result_maps(folder: Path, names: Collection[str]) -> MapSet:
-    """Maps in a result folder of ``strokect perfusion``. Raises as ``read_maps``."""
+    """Maps in a result folder of ``strokect perfusion``, with its quality findings.
+
+    Raises as ``read_maps``.
+    """
     files = {name: folder / "maps" / f"{name}.nii.gz" for name in names}
     fix = "Give the result folder of `strokect perfusion`, or the scan"
-    source = "result of strokect perfusion"
-    return read_maps(files, source, lambda n: (files[n], fix), folder / "masks" / "brain.nii.gz")
+    inside = folder / "masks" / "brain.nii.gz"
+    found = read_maps(files, _OTHER, lambda n: (files[n], fix), inside)
+    path = folder / "summary.json"
+    if not path.exists():
+        return found
+    summary = nifti.read_json(path)
+    try:
+        method = summary["method"]
+        source = f"computed by {method['estimator']}, {method['denoise']}"
+        flags = [flag(f["code"], f["message"], f["level"]) for f in summary["quality"]]
+    except (KeyError, TypeError) as error:
+        raise ScanError("no summary of `strokect perfusion`", path, fix) from error
+    return replace(found, source=source, flags=tuple(flags))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from strokect.core.clinical import SCORES, Clinical, Score
 from strokect.core.colours import colour_coded, from_colours
@@ -99,7 +100,10 @@ def brain_of(found: MapSet) -> BoolArray:
         if name != "mip":
             shown = values.any(axis=-1) if values.dtype == np.uint8 else np.nan_to_num(values) != 0
             seen |= shown
-    return seen if seen.any() else np.ones(found.grid.shape, bool)
+    if not seen.any():
+        return np.ones(found.grid.shape, bool)
+    # A voxel that is 0, and black, in every map may be the very middle of a core.
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in seen])
 
 
 def clinical_vector(clinical: Clinical, scores: tuple[Score, ...]) -> npt.NDArray[np.float32]:

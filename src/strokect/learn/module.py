@@ -48,10 +48,14 @@ class OptimizerOptions:
             (0 <= self.lr_min <= self.lr, "lr_min", "0 to lr"),
             (0 < self.factor < 1, "factor", "a number between 0 and 1"),
             (self.patience >= 1, "patience", "1 or more"),
-            (self.clip is None or self.clip > 0, "clip", "a number above 0, or null"),
+            (self.clip is None or 0 < self.clip < math.inf, "clip", "a number above 0, or null"),
             (0 <= self.l1 < math.inf, "l1", "0 or more"),
             (0 <= self.l2 < math.inf, "l2", "0 or more"),
-            (self.max_norm is None or self.max_norm > 0, "max_norm", "a number above 0, or null"),
+            (
+                self.max_norm is None or 0 < self.max_norm < math.inf,
+                "max_norm",
+                "a number above 0, or null",
+            ),
         ):
             if not good:
                 raise SettingsError(
