@@ -16,7 +16,7 @@ from strokect.core.mapset import MapSet
 from strokect.core.quantities import QUANTITIES
 from strokect.core.types import CTSeries, Grid, Map, Mask, Volume
 from strokect.learn.map_inputs import MapInputOptions, map_channels
-from strokect.map_input import computed_maps, map_input
+from strokect.map_input import computed_maps, map_input, other_maps
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_head import inside, make_head
@@ -133,3 +133,21 @@ def test_maps_of_a_head():
     assert np.abs(np.median(found.mean_hu[inside(12)]) - 37) < 2
     with pytest.raises(CurveError, match="NO_BOLUS"):
         computed_maps(make_head(arrives=False), FAST)
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "told"),
+    [
+        ({}, "computed by bayes, nonlocal", ""),
+        ({}, "computed by bsvd, nonlocal", "trained on maps computed by bayes, nonlocal"),
+        ({"denoise": "none"}, "computed by bayes, nonlocal", "these are computed by bayes"),
+        ({}, "of an unknown method", "these are of an unknown method"),
+        ({"source": "files"}, "files of perfusion", ""),
+        ({"source": "files"}, "computed by bayes, nonlocal", "trained on maps read from files"),
+    ],
+)
+def test_maps_of_another_method_are_told(options, source, told):
+    found = other_maps(source, MapInputOptions(**options))
+    assert (found is not None) == bool(told)
+    if found is not None:
+        assert found.code == "OTHER_MAPS" and told in found.message

@@ -321,3 +321,11 @@ def test_a_study_that_lacks_something_is_told(head, computed):
     with pytest.raises(ScanError, match=r"no map 'ttp'.*Give the scan"):
         study_input(_maps(head.grid), replace(MAPS, maps=("cbf", "ttp")))
     assert computed == []
+
+
+def test_sizes_that_a_table_corrects_are_prepared_anew(dataset, prepared):
+    case = OwnDataset().cases(dataset)[0]
+    for sizes in ("", "interval_s=1", "interval_s=1"):
+        cases = (replace(case, sizes=sizes),)
+        CaseLoader(cases, OwnDataset(), OPTIONS, 4, dataset.parent / "cache")(0)
+    assert len(prepared) == 2

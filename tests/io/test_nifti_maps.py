@@ -1,5 +1,7 @@
 """Maps that lie beside scans as NIfTI files, in the own layout and those of ISLES."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from strokect.core.errors import GeometryError, ScanError
 from strokect.io import nifti
 from strokect.io.datasets import Isles18Dataset, Isles24Dataset, OwnDataset
 from strokect.io.layouts import OwnLayout
+from strokect.io.nifti_maps import read_result_maps
 
 SHAPE = (2, 6, 5)
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
@@ -169,3 +172,29 @@ def test_what_strokect_writes_is_what_it_reads(tmp_path):
     nifti.write_volume(last, values("cbf"), grid, "Tmax [s], research use only")
     found = layout.maps(case, ["tmax"]).maps["tmax"]
     assert np.array_equal(found[BRAIN], values("cbf")[BRAIN])
+
+
+class TestResultFolder:
+    def _result(self, folder, summary=None):
+        for name in ("cbf", "tmax"):
+            save(folder / "maps" / f"{name}.nii.gz", values(name))
+        save(folder / "masks" / "brain.nii.gz", BRAIN)
+        if summary is not None:
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return read_result_maps(folder, ("cbf", "tmax"))
+
+    def test_method_and_findings_come_along(self, tmp_path):
+        finding = {"code": "MOTION", "level": "warning", "message": "The head moved."}
+        method = {"estimator": "bsvd", "denoise": "none"}
+        found = self._result(tmp_path, {"method": method, "quality": [finding]})
+        assert found.source == "computed by bsvd, none"
+        assert [(f.code, f.level, f.message) for f in found.flags] == [tuple(finding.values())]
+        assert (found.brain == BRAIN).all() and set(found.maps) == {"cbf", "tmax"}
+
+    def test_without_a_summary_the_method_is_not_known(self, tmp_path):
+        found = self._result(tmp_path)
+        assert found.source == "of an unknown method" and not found.flags
+
+    def test_another_summary_is_refused(self, tmp_path):
+        with pytest.raises(ScanError, match=r"no summary of `strokect perfusion`.*summary\.json"):
+            self._result(tmp_path, {"model": {}})

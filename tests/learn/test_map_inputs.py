@@ -168,3 +168,11 @@ def test_scores_that_are_asked_for_and_not_known():
 def test_impossible_options_are_refused_by_name(wrong, key):
     with pytest.raises(SettingsError, match=key):
         MapInputOptions(**wrong)
+
+
+def test_a_hole_in_every_map_is_brain_all_the_same():
+    values = np.where(BRAIN, 5.0, 0.0).astype(np.float32)
+    middle = tuple(int(i) for i in np.argwhere(BRAIN).mean(axis=0))
+    values[middle] = 0.0  # no flow at all
+    assert BRAIN[middle]
+    assert (brain_of(MapSet(GRID, {"cbf": values})) == BRAIN).all()
