@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from strokect import training  # noqa: E402
+from strokect.core.errors import ScanError  # noqa: E402
 from strokect.core.mapset import MapSet  # noqa: E402
 from strokect.io.datasets import SliceFolderOptions, write_map_slices  # noqa: E402
 from strokect.learn.checkpoint import SafeCheckpointIO, module_weights  # noqa: E402
@@ -91,7 +92,7 @@ def settings(data):
             "data": {"classes": 3, "layout": "slices"},
             "input": {"kind": "maps", "source": "files", "maps": list(MAPS), "scores": ["nihss"]},
             "network": {"name": "multi_input", "config": {"width": WIDTH, "dropout": 0.1}},
-            "finetune": [{"train": part} for part in ("decoder", "half", "all")],
+            "finetune": [{"train": part, "epochs": 2} for part in ("decoder", "half", "all")],
             "slab": {"slices": 1, "per_case": 4},
             "augment": {"flip_x_p": 0.5, "clinical_drop_p": 0.2},
             # All that could move a weight without a gradient.
@@ -294,7 +295,8 @@ class TestBrokenOff:
 
     def test_after_a_stage_that_ran_out_of_patience(self, settings, prepared, tmp_path):
         """Its further epochs are not made up for when the training goes on."""
-        stages = [{"train": "decoder", "epochs": 5, "lr": 1e-9, "patience": 1}, {"train": "all"}]
+        stages = [{"train": "decoder", "epochs": 5, "lr": 1e-9, "patience": 1},
+                  {"train": "all", "epochs": 2}]  # fmt: skip
         found = settings(finetune=stages, optimizer={"max_norm": None})
         folders = TrainingFolders(tmp_path / "run", prepared)
 
@@ -362,11 +364,11 @@ class TestStartOfTheEncoders:
         path = tmp_path / "vgg16.safetensors"
         found = settings(network={"encoder_weights": str(path)})
         out = tmp_path / "run"
-        with pytest.raises(training.ScanError, match="no such file"):
+        with pytest.raises(ScanError, match="no such file"):
             train(found, TrainingFolders(out, prepared))
         assert not out.exists()
         vgg16_file(path, **{"features.5.bias": torch.zeros(3)})
-        with pytest.raises(training.ScanError, match=r"features\.5\.bias"):
+        with pytest.raises(ScanError, match=r"features\.5\.bias"):
             train(found, TrainingFolders(out, prepared))
         vgg16_file(path)  # once it is mended, the same command works
         assert train(found, TrainingFolders(out, prepared)).exists()

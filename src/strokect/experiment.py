@@ -17,6 +17,7 @@ from strokect.evaluate.paired import Models
 from strokect.io import nifti
 from strokect.io.cases import Case, Layout
 from strokect.io.outputs import DONE_FILE, result_folder, write_json, write_text, write_tsv
+from strokect.learn.finetune import Stage, epochs_of
 from strokect.learn.map_inputs import MapInputOptions
 from strokect.learn.predict import UncertaintyOptions
 from strokect.learn.train import Machine
@@ -139,8 +140,8 @@ def _row(settings: TrainingSettings) -> SettingRow:
 def _untold(settings: TrainingSettings) -> dict[str, Any]:
     """What a row of the table does not tell."""
     told: Any = {"name": True, "finetune": True, "input": {"maps", "scores"}}
-    epochs = [stage.epochs or settings.training.epochs for stage in settings.finetune]
-    return {**settings.model_dump(mode="json", exclude=told), "epochs": sum(epochs)}
+    epochs = sum(epochs_of(settings.finetune or (Stage(),), settings.training.epochs))
+    return {**settings.model_dump(mode="json", exclude=told), "epochs": epochs}
 
 
 def read_settings(

@@ -14,7 +14,7 @@ from strokect import RESEARCH_USE_ONLY, VIRTUAL_ONLY
 from strokect.core.quantities import QUANTITIES
 from strokect.io.outputs import DONE_FILE, result_folder, write_json
 from strokect.learn.checkpoint import WEIGHTS_FILE, load_weights, module_weights, write_tensors
-from strokect.learn.finetune import Stage
+from strokect.learn.finetune import Stage, epochs_of
 from strokect.learn.inputs import InputOptions
 from strokect.learn.map_inputs import MapInputOptions
 from strokect.model_cards import SCHEMA, SETTINGS_FILE, ModelCard, find_model, read_model
@@ -93,7 +93,7 @@ def load_model(name: str | Path) -> Model:
 def _card_text(settings: TrainingSettings, card: ModelCard, network: nn.Module) -> str:
     parameters = sum(p.numel() for p in network.parameters())
     stages = settings.finetune or (Stage(),)
-    epochs = sum(stage.epochs or settings.training.epochs for stage in stages)
+    epochs = sum(epochs_of(stages, settings.training.epochs))
     lines = [
         f"# {settings.name}",
         "",

@@ -22,7 +22,7 @@ from strokect.io.outputs import DONE_FILE, atomic_file, check_writable
 from strokect.learn.cache import Example
 from strokect.learn.checkpoint import module_weights
 from strokect.learn.data import SlabDataset, VolumeDataset
-from strokect.learn.finetune import Stage, freeze
+from strokect.learn.finetune import Stage, epochs_of, freeze
 from strokect.learn.module import SegmentationModule
 from strokect.learn.train import Epoch, Fitted, Machine, fit, last_checkpoint
 from strokect.model_cards import ModelCard
@@ -148,7 +148,8 @@ def _fit_stages(
     checkpoint of all. A stage that is finished is not trained again."""
     found = best = Fitted(Path(), -1.0)
     stages = settings.finetune or (Stage(),)
-    for number, stage in enumerate(stages, 1):
+    lengths = epochs_of(stages, settings.training.epochs)
+    for number, (stage, epochs) in enumerate(zip(stages, lengths, strict=True), 1):
         out = folders.out
         if settings.finetune:
             out = out / STAGES / f"{number}-{stage.train}"
@@ -156,7 +157,7 @@ def _fit_stages(
         if number > 1:
             network.load_state_dict(module_weights(found.checkpoint, "network."))
         freeze(network, stage.train)
-        chosen = _of_stage(settings, stage, number)
+        chosen = _of_stage(settings, stage, number, epochs)
         module, samples, volumes = _learning(chosen, network, patients, folders.kept)
         found = fit(
             module, samples, volumes, chosen.training, out,
@@ -167,10 +168,12 @@ def _fit_stages(
     return best.checkpoint
 
 
-def _of_stage(settings: TrainingSettings, stage: Stage, number: int) -> TrainingSettings:
+def _of_stage(
+    settings: TrainingSettings, stage: Stage, number: int, epochs: int
+) -> TrainingSettings:
     """Settings with what the stage says of its own; limits that go beyond it follow."""
     training, optimizer = settings.training, settings.optimizer
-    epochs, lr = stage.epochs or training.epochs, stage.lr or optimizer.lr
+    lr = stage.lr or optimizer.lr
     training = replace(
         training,
         seed=training.seed + number - 1,  # other samples than those of the stage before

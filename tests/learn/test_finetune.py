@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from strokect.core.errors import SettingsError
-from strokect.learn.finetune import Stage, freeze
+from strokect.learn.finetune import Stage, epochs_of, freeze
 from strokect.nets.mjnet import MJNet2dT
 from strokect.nets.multi_input import MultiInput
 
@@ -107,3 +107,18 @@ def test_layers_of_any_kind_are_frozen_whole():
 def test_impossible_stages_are_refused_by_name(wrong, name):
     with pytest.raises(SettingsError, match=rf"finetune\.{name}"):
         Stage(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "total", "expected"),
+    [
+        ([None], 12, [12]),
+        ([None, None, None], 12, [4, 4, 4]),
+        ([2, None, None], 12, [2, 5, 5]),
+        ([5, 1], 3, [5, 1]),
+        ([9, None], 3, [9, 1]),  # no stage is left out
+        ([], 7, []),
+    ],
+)
+def test_stages_share_the_epochs_that_are_left(given, total, expected):
+    assert epochs_of([Stage(epochs=n) for n in given], total) == expected

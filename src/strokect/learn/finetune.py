@@ -7,6 +7,7 @@ too, then all (Tomasetti L et al., see docs/learning.md), each from the best wei
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +23,9 @@ class Stage:
     """One stage.
 
     train : "decoder" freezes the encoders, "half" trains the deeper half of the layers of each,
-    "all" everything. epochs, patience : as in training, null for those there. lr : learning rate,
-    null for that of the optimizer.
+    "all" everything. epochs : null for an equal share of what the training has left for stages
+    without a number. lr : learning rate, null for that of the optimizer. patience : as in
+    training, null for that there.
     """
 
     train: Part = "all"
@@ -38,6 +40,14 @@ class Stage:
                 raise SettingsError(f"{value}", f"finetune.{name}", "Give 1 or more, or null")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise SettingsError(f"{self.lr:g}", "finetune.lr", "Give a number above 0, or null")
+
+
+def epochs_of(stages: Sequence[Stage], total: int) -> list[int]:
+    """Epochs of each stage of a training of ``total`` epochs, each at least 1."""
+    given = sum(stage.epochs or 0 for stage in stages)
+    open_ones = sum(stage.epochs is None for stage in stages)
+    share = max(1, (total - given) // open_ones) if open_ones else 0
+    return [stage.epochs or share for stage in stages]
 
 
 def freeze(network: Any, part: Part) -> None:

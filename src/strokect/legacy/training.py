@@ -233,11 +233,14 @@ def stages(model: Room, network: str) -> list[dict[str, Any]]:
         raise gradual.error("only", "Give half, or leave it out")
     parts = ["half"] if kind == "half" else []
     parts += [] if kind == "half" and only == "half" else ["all"]
-    later = [_stage(part, _STAGE_LR, _STAGE_PATIENCE) for part in parts]
+    epochs = model.whole("epochs", 100, least=1)  # of each stage there, of all together here
+    later = [_stage(part, epochs, _STAGE_LR, _STAGE_PATIENCE) for part in parts]
     gradual.moved("type", f"finetune: decoder, {', '.join(parts)}")
     gradual.moved("only", f"finetune ends with {parts[-1]}")
-    return [_stage("decoder"), *later]
+    return [_stage("decoder", epochs), *later]
 
 
-def _stage(part: str, lr: float | None = None, patience: int | None = None) -> dict[str, Any]:
-    return {"train": part, "epochs": None, "lr": lr, "patience": patience}
+def _stage(
+    part: str, epochs: int | None = None, lr: float | None = None, patience: int | None = None
+) -> dict[str, Any]:
+    return {"train": part, "epochs": epochs, "lr": lr, "patience": patience}
