@@ -142,7 +142,7 @@ class TestSettings:
     def test_files(self, four, tmp_path):
         refused(strokect("train", tmp_path / "none.json", "--data", four), 2, "none.json")
         (tmp_path / "bad.json").write_text('{"name": ')
-        refused(strokect("train", tmp_path / "bad.json", "--data", four), 2, "bad.json", "line 1")
+        refused(strokect("train", tmp_path / "bad.json", "--data", four), 2, "bad.json:1:")
 
     def test_more_gpus_than_there_are(self, four, tmp_path):
         import torch
