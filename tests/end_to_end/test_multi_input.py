@@ -196,7 +196,7 @@ class TestExperiment:
         ]  # fmt: skip
         assert "Gradual: stage 3 of 3, training all" in run.out
         assert "Baseline: encoders start from random weights" in run.out
-        assert run.out.count("Gradual: epoch 3/3") == 3, "--set goes before the files"
+        assert run.out.count("Gradual: epoch 1/1") == 3, "--set goes before the files"
         for name in NAMES:
             predictions = sorted(p.name for p in (out / name / "predictions").iterdir())
             assert predictions == [f"sub-000{n}_ses-01" for n in (5, 6, 7, 8)]
