@@ -253,13 +253,24 @@ class TestOutput:
             subprocess.run(["umount", str(disk)], check=True)
 
 
+def listens(pid):
+    """Whether a process has come so far that it handles SIGTERM; a slow one is still importing."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return True
+    caught = next((x for x in status.read_text().splitlines() if x.startswith("SigCgt")), "x 0")
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def interrupted(out, arguments, number, ready):
     """Start, wait until ``ready()``, send a signal. Returns the process, ended, and its stderr."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     limit = time.monotonic() + 240
-    while process.poll() is None and not ready() and time.monotonic() < limit:
+    while process.poll() is None and time.monotonic() < limit:
+        if listens(process.pid) and ready():
+            break
         time.sleep(0.002)
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
