@@ -9,15 +9,9 @@ import pytest
 
 from strokect.core.errors import CurveError, ScanError
 from strokect.ctp_input import scan_input
-from strokect.learn.inputs import InputOptions
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_head import ARRIVAL_S, RISE_S, SHAPE, bolus, inside, make_head
-
-OPTIONS = InputOptions(
-    time_points=12, interval_s=2.0, before_s=6.0, window_hu=(-20.0, 150.0), crop_mm=6.0,
-    zscore=False, outside=None, motion_correction=False,
-)  # fmt: skip
+from tiny_head import ARRIVAL_S, OPTIONS, RISE_S, SHAPE, bolus, inside, make_head
 
 
 @pytest.fixture(scope="module")

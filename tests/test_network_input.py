@@ -20,18 +20,12 @@ from strokect.ctp_input import scan_input
 from strokect.io import nifti
 from strokect.io.datasets import OwnDataset
 from strokect.io.layouts import OwnLayout
-from strokect.learn.inputs import InputOptions
 from strokect.learn.map_inputs import MapInputOptions, clinical_vector
 from strokect.map_input import map_input
 from strokect.network_input import CaseLoader, case_study, study_input
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_head import SHAPE, inside, make_head
-
-OPTIONS = InputOptions(
-    time_points=12, interval_s=2.0, before_s=6.0, window_hu=(-20.0, 150.0), crop_mm=6.0,
-    zscore=False, outside=None, motion_correction=False,
-)  # fmt: skip
+from tiny_head import OPTIONS, SHAPE, inside, make_head
 
 
 @pytest.fixture(scope="module")

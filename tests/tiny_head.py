@@ -3,9 +3,15 @@
 import numpy as np
 
 from strokect.core.types import CTSeries, Grid
+from strokect.learn.inputs import InputOptions
 
 SHAPE, SPACING = (3, 64, 72), (8.0, 3.0, 2.5)
 ARRIVAL_S, RISE_S = 14.0, 8.0
+#: What a network is given of it.
+OPTIONS = InputOptions(
+    time_points=12, interval_s=2.0, before_s=6.0, window_hu=(-20.0, 150.0), crop_mm=6.0,
+    zscore=False, outside=None, motion_correction=False,
+)  # fmt: skip
 
 
 def inside(margin_mm):

@@ -12,7 +12,7 @@ from strokect.core.errors import ScanError
 from strokect.core.quantities import QUANTITIES
 from strokect.evaluate.agreement import Estimate, bootstrap_ci
 from strokect.evaluate.map_agreement import COVERAGES, LEVELS, MEASURES, MapScore, rounded
-from strokect.evaluate.tables import ALL, GROUPS, MISSING, ScoreOptions
+from strokect.evaluate.tables import ScoreOptions, by_group, groups_of
 
 Models = Mapping[str, Sequence[MapScore]]
 
@@ -26,18 +26,14 @@ def summarise_maps(
     stay together; see ``DEFINITIONS``.
     Returns group -> {"studies", "patients", "maps": key -> {"studies", measure -> figure}}.
     """
-    out: dict[str, dict[str, Any]] = {}
-    for group in groups_of(scores):
-        chosen = [s for s in scores if group in (ALL, s.case.group)]
-        out[group] = {
-            "studies": len({s.case.study for s in chosen}),
-            "patients": len({s.case.patient for s in chosen}),
-            "maps": {
-                key: _map_summary([s for s in chosen if s.quantity == key], options)
-                for key in quantities_of(chosen)
-            },
+
+    def maps(chosen: Sequence[MapScore]) -> dict[str, Any]:
+        return {
+            key: _map_summary([s for s in chosen if s.quantity == key], options)
+            for key in quantities_of(chosen)
         }
-    return out
+
+    return by_group(scores, "maps", maps)
 
 
 def _map_summary(scores: Sequence[MapScore], options: ScoreOptions) -> dict[str, Any]:
@@ -61,12 +57,6 @@ def _figure(found: Estimate) -> dict[str, Any]:
         rounded(x) if math.isfinite(x) else None for x in (found.value, *found.ci)
     )  # fmt: skip
     return {"value": value, "ci95": [low, high], "n": found.n}
-
-
-def groups_of(scores: Iterable[MapScore]) -> list[str]:
-    """Groups of the scores in the order of tables, "all" first."""
-    found = {s.case.group for s in scores} - {MISSING, ALL}
-    return [ALL, *(g for g in GROUPS if g in found), *sorted(found - set(GROUPS))]
 
 
 def quantities_of(scores: Iterable[MapScore]) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -209,21 +209,42 @@ def summarise(
     Returns group -> {"studies", "patients", "classes": class -> measures}; see ``DEFINITIONS``.
     The intervals draw patients, so that several studies of one stay together.
     """
+
+    def classes(chosen: Sequence[Score]) -> dict[str, Any]:
+        return {
+            region: _class_summary([s for s in chosen if s.region == region], options)
+            for region in classes_of(chosen)
+        }
+
+    return by_group(scores, "classes", classes)
+
+
+class OfCase(Protocol):
+    """A score of any kind: it is of a case."""
+
+    @property
+    def case(self) -> Case: ...
+
+
+Kind = TypeVar("Kind", bound=OfCase)
+
+
+def by_group(
+    scores: Sequence[Kind], key: str, summary: Callable[[Sequence[Kind]], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Group -> {"studies", "patients", ``key``: ``summary`` of the group's scores}."""
     out: dict[str, dict[str, Any]] = {}
     for group in groups_of(scores):
         chosen = [s for s in scores if group in (ALL, s.case.group)]
         out[group] = {
             "studies": len({s.case.study for s in chosen}),
             "patients": len({s.case.patient for s in chosen}),
-            "classes": {
-                region: _class_summary([s for s in chosen if s.region == region], options)
-                for region in classes_of(chosen)
-            },
+            key: summary(chosen),
         }
     return out
 
 
-def groups_of(scores: Iterable[Score]) -> list[str]:
+def groups_of(scores: Iterable[OfCase]) -> list[str]:
     """Groups of the scores in the order of tables, "all" first."""
     return _ordered({ALL, *(s.case.group for s in scores)} - {MISSING}, GROUPS)
 

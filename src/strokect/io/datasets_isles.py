@@ -6,6 +6,7 @@ Facts are from the pages named in each class. Nothing of the data sets is in thi
 from __future__ import annotations
 
 import csv
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ _ISLES18_MAPS = {"cbf": ".CT_CBF.", "cbv": ".CT_CBV.", "mtt": ".CT_MTT.", "tmax"
 _TIME_FIELDS = ("FrameTimesStart", "AcquisitionTimes")
 
 
-class _TimedScans:
+class _TimedScans(ABC):
     """Scans whose times may be missing, with one file of truth each and maps of other software.
 
     maps_source : who made the maps, for the record.
@@ -69,13 +70,13 @@ class _TimedScans:
             return found
         return known_within(found, np.any([(v != 0) & np.isfinite(v) for v in mapped], axis=0))
 
+    @abstractmethod
     def _map_file(self, case: Case, name: str) -> Path | None:
         """The file of a map, None where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _map_place(self, case: Case, name: str) -> Path:
         """Where the file of a map would be looked for."""
-        raise NotImplementedError
 
     def truth_files(self, case: Case) -> list[Path]:
         """The truth; see ``io.cases.Layout``."""

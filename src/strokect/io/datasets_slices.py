@@ -40,11 +40,11 @@ from strokect.io.cases import (
     safe_name,
     slices_patient,
 )
-from strokect.io.outputs import check_output_folder, result_folder
+from strokect.io.outputs import result_folder
 from strokect.io.people import Person, read_people
 from strokect.io.slice_images import (
     SliceFolderOptions,
-    check_labels,
+    begin_case,
     check_name,
     check_sizes,
     check_times,
@@ -56,7 +56,6 @@ from strokect.io.slice_images import (
     slice_key,
     to_labels,
     write_image,
-    write_truth_slices,
 )
 from strokect.io.slice_maps import (
     map_folder,
@@ -249,11 +248,7 @@ def write_slices(
     check_name(case_name)
     check_sizes(series.grid, options)
     check_times(series, options)
-    if labels is not None:
-        check_labels(labels, series.grid)
-    check_output_folder(root / options.images / case_name, overwrite=False)
-    if labels is not None:
-        write_truth_slices(root, case_name, labels, series.grid, options)
+    begin_case(root, options.images, case_name, labels, series.grid, options)
     with result_folder(root / options.images / case_name) as folder:
         for t, frame in enumerate(series.data_hu, 1):
             for z, image in enumerate(options.grey(displayed(frame, series.grid)), 1):

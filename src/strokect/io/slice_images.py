@@ -17,7 +17,7 @@ from strokect.core.colours import Bytes
 from strokect.core.errors import GeometryError, InputError, ScanError, SettingsError, TimingError
 from strokect.core.types import CTSeries, FloatArray, Grid
 from strokect.io.cases import IMAGE_ENDINGS, natural, safe_name, slices_patient
-from strokect.io.outputs import atomic_file, result_folder
+from strokect.io.outputs import atomic_file, check_output_folder, result_folder
 
 #: Farthest that a grey value may lie from its level (compression, resampling).
 _LEVEL_TOLERANCE = 10
@@ -167,6 +167,25 @@ def to_labels(grey: npt.NDArray[np.integer], path: Path) -> npt.NDArray[np.uint8
             f"Use {', '.join(map(str, GREY_LEVELS))} (background, brain, penumbra, core)",
         )
     return nearest
+
+
+def begin_case(
+    root: Path,
+    room: str,
+    case_name: str,
+    labels: Bytes | None,
+    grid: Grid,
+    options: SliceFolderOptions,
+) -> None:
+    """Check that ``room`` is free for a case, and write its truth where given, which comes first.
+
+    Raises what ``check_labels`` does, OutputExistsError where the case is there already.
+    """
+    if labels is not None:
+        check_labels(labels, grid)
+    check_output_folder(root / room / case_name, overwrite=False)
+    if labels is not None:
+        write_truth_slices(root, case_name, labels, grid, options)
 
 
 def write_truth_slices(

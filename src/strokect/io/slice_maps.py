@@ -16,10 +16,10 @@ from strokect.core.mapset import MapSet
 from strokect.core.quantities import QUANTITIES
 from strokect.io.cases import Case, folder_names, slices_patient
 from strokect.io.nifti_maps import COMPUTE, map_label
-from strokect.io.outputs import check_output_folder, result_folder
+from strokect.io.outputs import result_folder
 from strokect.io.slice_images import (
     SliceFolderOptions,
-    check_labels,
+    begin_case,
     check_name,
     check_sizes,
     displayed,
@@ -29,7 +29,6 @@ from strokect.io.slice_images import (
     read_grey,
     slice_key,
     write_image,
-    write_truth_slices,
 )
 
 #: The one map that may be grey: it is no colour map but an image in HU.
@@ -127,11 +126,7 @@ def write_map_slices(
     """
     check_name(case_name)
     check_sizes(found.grid, options)
-    if labels is not None:
-        check_labels(labels, found.grid)
-    check_output_folder(root / options.maps / case_name, overwrite=False)
-    if labels is not None:
-        write_truth_slices(root, case_name, labels, found.grid, options)
+    begin_case(root, options.maps, case_name, labels, found.grid, options)
     with result_folder(root / options.maps / case_name) as folder:
         for name, values in found.maps.items():
             shown = None if name == _IN_HU else found.brain
